@@ -1,0 +1,5 @@
+"""Fixtures are plugins, one concern a file."""
+
+from __future__ import annotations
+
+pytest_plugins = ["tests.fix_postgres"]
