@@ -1,0 +1,209 @@
+"""What becomes of a row: how a job's body ended, why it was asked to stop, and what is written.
+
+`decide` is the table of outcomes of the documentation, as a pure function.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any, TypeAlias, assert_never
+
+import attrs
+
+from trio_queue.exceptions import JobAborted
+from trio_queue.jobs import AbortReason, DeleteJobCondition, Job, Status
+from trio_queue.retry import BaseRetryStrategy, RetryDecision
+
+
+@attrs.frozen
+class Returned:
+    """The body returned, whatever it was asked."""
+
+    result: Any = None
+
+
+@attrs.frozen
+class Raised:
+    """The body raised, also where it raised something of its own while it was being aborted."""
+
+    error: BaseException
+
+
+@attrs.frozen
+class Interrupted:
+    """The body ended by the cancel of its own scope, or had not begun when it came."""
+
+
+Outcome: TypeAlias = Returned | Raised | Interrupted
+
+
+class InterruptedJobs(Enum):
+    """What becomes of a job that a shutdown interrupted."""
+
+    RETRY = "retry"  #: The retry strategy decides (it is given JobAborted); without one: aborted.
+    REQUEUE = "requeue"  #: Back to `todo`, available at once, the attempt not counted.
+    ABORT = "abort"  #: Aborted, whatever the strategy says.
+
+
+@attrs.frozen(kw_only=True)
+class Completion:
+    """What is to be written for one job that a worker held.
+
+    The write is fenced: it takes effect only while the row is `doing` under this worker, with
+    `attempts` as it was when the job was fetched.
+    """
+
+    job_id: int
+    #: The fence: the row's `attempts` when the job was fetched.
+    attempts: int
+    #: SUCCEEDED, FAILED or ABORTED ends the job; TODO gives it back, by `retry` or as it was.
+    status: Status
+    #: Given with TODO only: the attempt is counted, and this says when it is tried again.
+    retry: RetryDecision | None = None
+    #: What it ends as where TODO is not possible because a user asked for its abort meanwhile.
+    #: (Where another job waits with the same queueing lock it ends `cancelled`.)
+    if_abort_requested: Status = Status.ABORTED
+    #: Delete the row instead of finishing it. Never with TODO.
+    delete: bool = False
+    #: Stands beside the job's event; None where there is nothing to tell.
+    reason: str | None = None
+
+    @property
+    def retry_delay(self) -> datetime.timedelta | None:
+        """How long after the write it is tried again, where a duration was given."""
+        return self.retry.delay if self.retry else None
+
+
+def decide(
+    outcome: Outcome,
+    *,
+    job: Job,
+    reason: AbortReason | None,
+    strategy: BaseRetryStrategy | None,
+    interrupted_jobs: InterruptedJobs,
+    delete_jobs: DeleteJobCondition,
+) -> Completion | None:
+    """Decide what is written for a job.
+
+    Args:
+        outcome: How its body ended.
+        job: The job as it was fetched.
+        reason: Why it was asked to stop, if it was.
+        strategy: Its task's retry strategy, if it has one.
+        interrupted_jobs: What becomes of it if a shutdown interrupted it.
+        delete_jobs: Which finished jobs are deleted.
+
+    Returns:
+        What is to be written; None: nothing, the row is somebody else's.
+
+    Raises:
+        Exception: What the retry strategy raises.
+    """
+    if reason is AbortReason.LEASE_LOST:
+        return None
+    match outcome:
+        case Returned():
+            return _finish(job, Status.SUCCEEDED, delete_jobs)
+        case Interrupted():
+            return _aborted(job, JobAborted(), reason, strategy, interrupted_jobs, delete_jobs)
+        case Raised(error):
+            if is_job_aborted(error):
+                return _aborted(job, error, reason, strategy, interrupted_jobs, delete_jobs)
+            return _failed(job, error, reason, strategy, delete_jobs)
+        case _:
+            assert_never(outcome)
+
+
+def is_job_aborted(error: BaseException) -> bool:
+    """Whether this says that the job gave up because it was asked to, and nothing else."""
+    return all(isinstance(leaf, JobAborted) for leaf in leaves(error))
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a group, however deep; or the one that it is."""
+    if isinstance(error, BaseExceptionGroup):
+        group: BaseExceptionGroup[BaseException] = error
+        for inner in group.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+def _aborted(
+    job: Job,
+    error: BaseException,
+    reason: AbortReason | None,
+    strategy: BaseRetryStrategy | None,
+    interrupted_jobs: InterruptedJobs,
+    delete_jobs: DeleteJobCondition,
+) -> Completion:
+    if reason is not AbortReason.SHUTDOWN:
+        return _finish(job, Status.ABORTED, delete_jobs, reason)
+    match interrupted_jobs:
+        case InterruptedJobs.ABORT:
+            return _finish(job, Status.ABORTED, delete_jobs, reason)
+        case InterruptedJobs.REQUEUE:
+            return _give_back(job, None, Status.ABORTED, reason)
+        case InterruptedJobs.RETRY:
+            decision = _retry_decision(strategy, error, job)
+            if decision is None:
+                return _finish(job, Status.ABORTED, delete_jobs, reason)
+            return _give_back(job, decision, Status.ABORTED, reason)
+        case _:
+            assert_never(interrupted_jobs)
+
+
+def _failed(
+    job: Job,
+    error: BaseException,
+    reason: AbortReason | None,
+    strategy: BaseRetryStrategy | None,
+    delete_jobs: DeleteJobCondition,
+) -> Completion:
+    # KeyboardInterrupt and SystemExit are for the worker: the job failed by them, for good.
+    if reason is not AbortReason.USER_REQUEST and all(
+        isinstance(leaf, Exception) for leaf in leaves(error)
+    ):
+        decision = _retry_decision(strategy, error, job)
+        if decision is not None:
+            return _give_back(job, decision, Status.FAILED, reason)
+    return _finish(job, Status.FAILED, delete_jobs, reason)
+
+
+def _retry_decision(
+    strategy: BaseRetryStrategy | None, error: BaseException, job: Job
+) -> RetryDecision | None:
+    return None if strategy is None else strategy.get_retry_decision(exception=error, job=job)
+
+
+def _give_back(
+    job: Job, retry: RetryDecision | None, if_abort_requested: Status, reason: AbortReason | None
+) -> Completion:
+    return Completion(
+        job_id=_id(job),
+        attempts=job.attempts,
+        status=Status.TODO,
+        retry=retry,
+        if_abort_requested=if_abort_requested,
+        reason=reason and reason.value,
+    )
+
+
+def _finish(
+    job: Job, status: Status, delete_jobs: DeleteJobCondition, reason: AbortReason | None = None
+) -> Completion:
+    return Completion(
+        job_id=_id(job),
+        attempts=job.attempts,
+        status=status,
+        delete=delete_jobs is DeleteJobCondition.ALWAYS
+        or (delete_jobs is DeleteJobCondition.SUCCESSFUL and status is Status.SUCCEEDED),
+        reason=reason and reason.value,
+    )
+
+
+def _id(job: Job) -> int:
+    assert job.id is not None, "a job that a worker holds has a row"
+    return job.id

@@ -1,0 +1,149 @@
+"""What a job is: the row in the database, as a value."""
+
+from __future__ import annotations
+
+import datetime
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+import attrs
+
+from trio_queue.types import JSONDict, JSONValue
+
+DEFAULT_QUEUE = "default"
+DEFAULT_PRIORITY = 0
+#: A queue's or a task's name is a `varchar(128)`: longer ones are refused when a job is deferred.
+MAX_NAME_LENGTH = 128
+
+
+class Status(Enum):
+    """Where a job is in its life. The values are the labels in the database."""
+
+    TODO = "todo"  #: It waits in its queue, for its time, its lock or a free worker.
+    DOING = "doing"  #: A worker runs it.
+    SUCCEEDED = "succeeded"  #: It returned.
+    FAILED = "failed"  #: It raised, and will not be retried.
+    CANCELLED = "cancelled"  #: It was cancelled before it ran.
+    ABORTING = "aborting"  #: A label of old Procrastinate databases; nothing sets it any more.
+    ABORTED = "aborted"  #: It ran and was made to stop.
+
+
+class AbortReason(Enum):
+    """Why a running job is asked to stop. The first reason of a job is never overwritten."""
+
+    USER_REQUEST = "user_request"  #: Somebody asked for this job to be aborted.
+    SHUTDOWN = "shutdown"  #: The worker is shutting down.
+    LEASE_LOST = "lease_lost"  #: The worker was taken for dead: the job may already run elsewhere.
+
+
+class DeleteJobCondition(Enum):
+    """Which finished jobs a worker deletes."""
+
+    NEVER = "never"  #: Every job stays in the table.
+    SUCCESSFUL = "successful"  #: Jobs that succeeded are deleted.
+    ALWAYS = "always"  #: Jobs are deleted however they ended.
+
+
+def _check_aware(
+    _: Job, attribute: attrs.Attribute[datetime.datetime | None], value: datetime.datetime | None
+) -> None:
+    if value is not None and value.utcoffset() is None:
+        raise ValueError(
+            f"{attribute.name} needs a time zone: {value!r} has none "
+            "(for example datetime.now(tz=datetime.timezone.utc))"
+        )
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Job:
+    """One call of a task, as it stands (or will stand) in the database."""
+
+    #: The row's id; None before it is deferred.
+    id: int | None = None
+    #: The status when the row was read; None before it is deferred.
+    status: str | None = None
+    queue: str = DEFAULT_QUEUE
+    #: Higher runs first; among equals the lower id.
+    priority: int = DEFAULT_PRIORITY
+    #: Of the jobs with one lock, one runs at a time, in order of priority and id.
+    lock: str | None = None
+    #: Of the jobs with one queueing lock, only one may wait.
+    queueing_lock: str | None = None
+    task_name: str
+    #: The task's keyword arguments.
+    task_kwargs: JSONDict = attrs.field(factory=dict[str, JSONValue])
+    #: The job does not start before this moment; None: at once.
+    scheduled_at: datetime.datetime | None = attrs.field(default=None, validator=_check_aware)
+    #: How often it has been tried before.
+    attempts: int = 0
+    abort_requested: bool = False
+    #: The worker that runs it, or ran it last.
+    worker_id: int | None = None
+
+    def evolve(self, **changes: Any) -> Job:
+        """A copy of this job with other values."""
+        return attrs.evolve(self, **changes)
+
+    def asdict(self) -> dict[str, Any]:
+        """Every field by its name."""
+        return attrs.asdict(self)
+
+    def log_context(self) -> dict[str, Any]:
+        """Every field, JSON-ready, and the call as text."""
+        context = self.asdict()
+        if self.scheduled_at is not None:
+            context["scheduled_at"] = self.scheduled_at.isoformat()
+        context["call_string"] = self.call_string
+        return context
+
+    @cached_property
+    def call_string(self) -> str:
+        """The call as a reader of the log knows it: `module.task[12](a=1)`."""
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.task_kwargs.items())
+        return f"{self.task_name}[{self.id}]({arguments})"
+
+
+@attrs.frozen(kw_only=True)
+class Event:
+    """Something that happened to a job. The order of their ids is the order of events.
+
+    `at` is when the transaction began that wrote it (for `scheduled`: the moment it is scheduled for).
+    """
+
+    id: int
+    job_id: int
+    type: str
+    at: datetime.datetime | None
+    #: The worker, attempt and reason, where there is one to tell.
+    worker_id: int | None = None
+    attempt: int | None = None
+    reason: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class WorkerInfo:
+    """A worker as the database knows it. Workers of Procrastinate have a heartbeat only."""
+
+    id: int
+    last_heartbeat: datetime.datetime
+    name: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    version: str | None = None
+    queues: tuple[str, ...] | None = None
+    concurrency: int | None = None
+    stage: str | None = None
+    #: When this stage began.
+    since: datetime.datetime | None = None
+    #: How many jobs it holds.
+    running: int = 0
+
+
+@attrs.frozen(kw_only=True)
+class GroupCount:
+    """How many jobs of each status there are under one name: of a queue, a task or a lock."""
+
+    name: str
+    jobs_count: int
+    stats: dict[str, int]

@@ -1,0 +1,406 @@
+"""The port to the database: all that can be said to it about jobs, as data.
+
+A verb is a value: its name, its parameters and the type of its answer. A store runs it
+(`await store.run(FetchJobs(...))`); who sends it, over which connection and in which colour
+(Trio, asyncio, sync, inside a caller's transaction), is not the verb's concern. A verb has the
+same name here, in `sql/queries/` and in the log.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import ClassVar, Generic, Protocol, TypeAlias, TypeVar
+
+import attrs
+
+from trio_queue.completion import Completion
+from trio_queue.jobs import Event, GroupCount, Job, Status, WorkerInfo
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Verb(Generic[R_co]):
+    """Something that can be said to the database; R_co is the type of its answer."""
+
+    name: ClassVar[str]
+
+
+# -- deferring ----------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class DeferJobs(Verb[list[int]]):
+    """Insert jobs, all or none. Answers their ids, in the order of the jobs.
+
+    Raises AlreadyEnqueued where a job waits with the queueing lock of one of them.
+    """
+
+    name: ClassVar[str] = "defer_jobs"
+    jobs: Sequence[Job]
+
+
+@attrs.frozen
+class DeferPeriodicJob(Verb[int | None]):
+    """Insert a periodic job once for its moment, whoever asks. Answers its id; None: already done.
+
+    Raises AlreadyEnqueued like DeferJobs; the moment then counts as not deferred.
+    """
+
+    name: ClassVar[str] = "defer_periodic_job"
+    job: Job
+    periodic_id: str
+    #: The moment it is for: seconds since the epoch.
+    defer_timestamp: int
+
+
+# -- working ------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class RegisterWorker(Verb[int]):
+    """Make a row for a worker. Answers its id."""
+
+    name: ClassVar[str] = "register_worker"
+    worker_name: str | None
+    host: str
+    pid: int
+    version: str
+    #: None: every queue.
+    queues: Sequence[str] | None
+    concurrency: int
+    stage: str
+
+
+@attrs.frozen
+class UpdateWorkerStage(Verb[None]):
+    """Show a worker's stage to whoever lists the workers."""
+
+    name: ClassVar[str] = "update_worker_stage"
+    worker_id: int
+    stage: str
+
+
+@attrs.frozen
+class UpdateHeartbeat(Verb[bool]):
+    """Renew a worker's lease. Answers whether its row is still there."""
+
+    name: ClassVar[str] = "update_heartbeat"
+    worker_id: int
+
+
+@attrs.frozen
+class UnregisterWorker(Verb[None]):
+    """Delete a worker's row; nothing happens where it is gone already."""
+
+    name: ClassVar[str] = "unregister_worker"
+    worker_id: int
+
+
+@attrs.frozen
+class PruneStalledWorkers(Verb[list[int]]):
+    """Delete the rows of workers not heard of for so long. Answers their ids."""
+
+    name: ClassVar[str] = "prune_stalled_workers"
+    #: Seconds.
+    seconds_since_heartbeat: float
+
+
+@attrs.frozen
+class FetchJobs(Verb[list[Job]]):
+    """Claim the jobs that may start, at most `limit`, by priority and id: they are now `doing`.
+
+    An empty answer is not an empty queue: ask HasEligibleJob. Raises WorkerGone where the
+    worker's row is gone.
+    """
+
+    name: ClassVar[str] = "fetch_jobs"
+    worker_id: int
+    #: None: every queue.
+    queues: Sequence[str] | None
+    limit: int
+
+
+@attrs.frozen
+class HasEligibleJob(Verb[bool]):
+    """Whether a job could start now. Takes no locks; true while another's claim is not committed."""
+
+    name: ClassVar[str] = "has_eligible_job"
+    queues: Sequence[str] | None
+
+
+@attrs.frozen
+class NextScheduledIn(Verb[float | None]):
+    """Seconds, by the database's clock, until the next future job is due; None: there is none."""
+
+    name: ClassVar[str] = "next_scheduled_in"
+    queues: Sequence[str] | None
+
+
+@attrs.frozen
+class Finished:
+    """What a completion made of its row."""
+
+    job_id: int
+    #: The status that the row has now (the one it had, where it was deleted as was meant).
+    #: None: the row is no longer this worker's, and nothing was written.
+    status: Status | None
+
+
+@attrs.frozen
+class FinishJobs(Verb[list[Finished]]):
+    """Write what became of jobs, each fenced by worker and attempt. One answer for each.
+
+    A row that already is what was meant (an earlier try arrived, its answer was lost) counts as
+    written.
+    """
+
+    name: ClassVar[str] = "finish_jobs"
+    worker_id: int
+    completions: Sequence[Completion]
+
+
+@attrs.frozen
+class ReleaseJobs(Verb[list[Finished]]):
+    """Give back every `doing` job of this worker but those it really runs; attempts not counted.
+
+    For what was claimed and never started, and after a claim whose answer did not come. A job
+    whose abort was asked for ends `aborted`; one whose queueing lock is taken ends `cancelled`.
+    """
+
+    name: ClassVar[str] = "release_jobs"
+    worker_id: int
+    keep: Sequence[int]
+
+
+@attrs.frozen
+class ListJobsToAbort(Verb[list[int]]):
+    """The ids of this worker's running jobs whose abort is asked for."""
+
+    name: ClassVar[str] = "list_jobs_to_abort"
+    worker_id: int
+
+
+# -- managing -----------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class ListJobs(Verb[list[Job]]):
+    """The jobs that fit every filter given, by id."""
+
+    name: ClassVar[str] = "list_jobs"
+    id: int | None = None
+    queue: str | None = None
+    task: str | None = None
+    status: Status | None = None
+    lock: str | None = None
+    queueing_lock: str | None = None
+    worker_id: int | None = None
+    #: At most so many, the lowest ids after `after_id` first (or the highest, where `newest`).
+    limit: int | None = None
+    after_id: int | None = None
+    newest: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ListQueues(Verb[list[GroupCount]]):
+    """How many jobs of each status each queue has."""
+
+    name: ClassVar[str] = "list_queues"
+    queue: str | None = None
+    task: str | None = None
+    status: Status | None = None
+    lock: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ListTasks(Verb[list[GroupCount]]):
+    """How many jobs of each status each task has."""
+
+    name: ClassVar[str] = "list_tasks"
+    queue: str | None = None
+    task: str | None = None
+    status: Status | None = None
+    lock: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ListLocks(Verb[list[GroupCount]]):
+    """How many jobs of each status each lock has."""
+
+    name: ClassVar[str] = "list_locks"
+    queue: str | None = None
+    task: str | None = None
+    status: Status | None = None
+    lock: str | None = None
+
+
+@attrs.frozen
+class ListEvents(Verb[list[Event]]):
+    """What happened to a job, in order."""
+
+    name: ClassVar[str] = "list_events"
+    job_id: int
+
+
+@attrs.frozen
+class ListWorkers(Verb[list[WorkerInfo]]):
+    """Every worker that has a row, Procrastinate's too."""
+
+    name: ClassVar[str] = "list_workers"
+
+
+@attrs.frozen
+class GetJobStatus(Verb[Status]):
+    """A job's status. Raises JobNotFound."""
+
+    name: ClassVar[str] = "get_job_status"
+    job_id: int
+
+
+@attrs.frozen
+class CancelJob(Verb[bool]):
+    """Cancel a waiting job, or ask for the abort of a running one. Answers whether either was done."""
+
+    name: ClassVar[str] = "cancel_job"
+    job_id: int
+    abort: bool = False
+    delete_job: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class RetryJob(Verb[None]):
+    """Make a job wait again that failed, or that is `doing` under a dead worker. Raises JobNotFound."""
+
+    name: ClassVar[str] = "retry_job"
+    job_id: int
+    retry_at: datetime.datetime | None = None
+    priority: int | None = None
+    queue: str | None = None
+    lock: str | None = None
+
+
+@attrs.frozen
+class FinishJob(Verb[None]):
+    """End a job by hand, whoever holds it. Raises JobNotFound."""
+
+    name: ClassVar[str] = "finish_job"
+    job_id: int
+    status: Status
+    delete_job: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class ListStalledJobs(Verb[list[Job]]):
+    """The running jobs of workers not heard of for so long, or, with `nb_seconds`, started so long ago."""
+
+    name: ClassVar[str] = "list_stalled_jobs"
+    seconds_since_heartbeat: float = 30.0
+    nb_seconds: float | None = None
+    queue: str | None = None
+    task_name: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class DeleteOldJobs(Verb[int]):
+    """Delete jobs that ended in one of these statuses so long ago, at most `limit`. Answers how many."""
+
+    name: ClassVar[str] = "delete_old_jobs"
+    nb_hours: float
+    statuses: Sequence[Status]
+    queue: str | None = None
+    limit: int = 10_000
+
+
+@attrs.frozen
+class CheckConnection(Verb[bool]):
+    """Whether the database answers and has the table of jobs."""
+
+    name: ClassVar[str] = "check_connection"
+
+
+# -- being told ---------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class JobInserted:
+    """There may be a new job to fetch."""
+
+
+@attrs.frozen
+class AbortRequested:
+    """Somebody asked for the abort of this running job."""
+
+    job_id: int
+
+
+@attrs.frozen
+class Missed:
+    """Notifications may have been lost (the connection was): ask for everything that they tell."""
+
+
+Notification: TypeAlias = JobInserted | AbortRequested | Missed
+
+
+class Notifications(Protocol):
+    """What is heard while listening."""
+
+    async def wait(self) -> Sequence[Notification]:
+        """Wait for what comes next, one at least.
+
+        Reconnects by itself, without end, and says `Missed` when it has. Cancelled, nothing that
+        was not returned is lost: the next call returns it.
+        """
+        ...
+
+
+class Heartbeat(Protocol):
+    """A lease that is being renewed, whatever the event loop does."""
+
+    async def wait_lost(self) -> None:
+        """Wait until the worker's row is found gone. Cancelled, nothing is lost."""
+        ...
+
+    def renew(self, worker_id: int) -> None:
+        """Go on with the row that the worker got by registering anew."""
+        ...
+
+
+class JobStore(Protocol):
+    """A database about jobs, opened for a worker, on Trio.
+
+    Implemented by PostgreSQL, by the in-memory store, and by a wrapper that injects faults.
+    """
+
+    async def run(self, verb: Verb[R]) -> R:
+        """Say something and wait for the answer.
+
+        Raises:
+            ConnectorException: The database is away or refused; `is_transient` tells which.
+            Exception: What the verb says.
+
+        Cancelled: the statement is cancelled on the server, or its answer is lost; a verb that
+        changes rows may then have taken effect or not.
+        """
+        ...
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Whether trying again may help: the server is away, or two transactions met."""
+        ...
+
+    def listen(self, queues: Sequence[str] | None) -> AbstractAsyncContextManager[Notifications]:
+        """Hear about new jobs of these queues (None: all) and about aborts.
+
+        Once entered, nothing that happens afterwards is missed in silence.
+        """
+        ...
+
+    def keep_alive(self, worker_id: int, interval: float) -> AbstractAsyncContextManager[Heartbeat]:
+        """Renew the worker's lease every `interval` seconds while the block lasts.
+
+        On PostgreSQL by a thread with a connection of its own, so that neither a job that blocks
+        the event loop nor a busy pool delays it. The block's end waits for it, for a bounded time.
+        """
+        ...
