@@ -23,6 +23,7 @@ class Action(StrEnum):
     JOB_REQUEUED = "job_requeued"
     TASK_NOT_FOUND = "task_not_found"
     RETRY_STRATEGY_ERROR = "retry_strategy_error"
+    OUTCOME_NOT_WRITTEN = "outcome_not_written"
     LEASE_LOST = "lease_lost"
     RELEASED_JOBS = "released_jobs"
     DATABASE_AWAY = "database_away"
