@@ -38,6 +38,7 @@ class Action(StrEnum):
     REGISTERING_PERIODIC_TASK = "registering_periodic_task"
     LOADING_BLUEPRINT = "loading_blueprint"
     IMPORTED_TASKS = "imported_tasks"
+    APP_DEFINED_IN_MAIN = "app_defined_in___main__"
 
 
 def fields(action: Action, **values: Any) -> dict[str, Any]:
