@@ -1,0 +1,1 @@
+"""Job stores: PostgreSQL, memory, and a wrapper that injects faults. All run the verbs of the port."""

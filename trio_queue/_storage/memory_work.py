@@ -1,0 +1,293 @@
+"""What the verbs of deferring and working do to the tables in memory."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+from trio_queue import store, utils
+from trio_queue._storage.encoding import check_name
+from trio_queue._storage.memory_answers import answer
+from trio_queue._storage.memory_tables import PeriodicRow, Tables, WorkerRow, to_job
+from trio_queue._storage.rows import JobRow
+from trio_queue.completion import Completion
+from trio_queue.exceptions import WorkerGone
+from trio_queue.jobs import Job, Status
+
+
+@answer.register
+def defer_jobs(verb: store.DeferJobs, tables: Tables) -> list[int]:
+    """See DeferJobs."""
+    return tables.insert_jobs(verb.jobs)
+
+
+@answer.register
+def defer_periodic_job(verb: store.DeferPeriodicJob, tables: Tables) -> int | None:
+    """See DeferPeriodicJob."""
+    check_name("task name", verb.job.task_name)
+    check_name("periodic_id", verb.periodic_id)
+    same_task = [
+        row
+        for row in tables.periodic_defers
+        if (row.task_name, row.periodic_id) == (verb.job.task_name, verb.periodic_id)
+    ]
+    if any(row.defer_timestamp == verb.defer_timestamp for row in same_task):
+        return None
+    [job_id] = tables.insert_jobs([verb.job.evolve(scheduled_at=None)])
+    before = tables.periodic_defers
+    tables.periodic_defers = [
+        row for row in before if row not in same_task or row.defer_timestamp > verb.defer_timestamp
+    ]
+    tables.periodic_defers.append(
+        PeriodicRow(
+            task_name=verb.job.task_name,
+            periodic_id=verb.periodic_id,
+            defer_timestamp=verb.defer_timestamp,
+            job_id=job_id,
+        )
+    )
+    return job_id
+
+
+@answer.register
+def register_worker(verb: store.RegisterWorker, tables: Tables) -> int:
+    """See RegisterWorker."""
+    worker_id = next(tables.worker_ids)
+    tables.workers[worker_id] = WorkerRow(
+        id=worker_id,
+        last_heartbeat=tables.now,
+        name=verb.worker_name,
+        host=verb.host,
+        pid=verb.pid,
+        version=verb.version,
+        queues=None if verb.queues is None else tuple(verb.queues),
+        concurrency=verb.concurrency,
+        stage=verb.stage,
+        since=tables.now,
+    )
+    return worker_id
+
+
+@answer.register
+def update_worker_stage(verb: store.UpdateWorkerStage, tables: Tables) -> None:
+    """See UpdateWorkerStage."""
+    worker = tables.workers.get(verb.worker_id)
+    if worker is not None:
+        worker.stage, worker.since = verb.stage, tables.now
+
+
+@answer.register
+def update_heartbeat(verb: store.UpdateHeartbeat, tables: Tables) -> bool:
+    """See UpdateHeartbeat."""
+    worker = tables.workers.get(verb.worker_id)
+    if worker is None:
+        return False
+    worker.last_heartbeat = tables.now
+    return True
+
+
+@answer.register
+def unregister_worker(verb: store.UnregisterWorker, tables: Tables) -> None:
+    """See UnregisterWorker."""
+    tables.delete_workers([verb.worker_id])
+
+
+@answer.register
+def prune_stalled_workers(verb: store.PruneStalledWorkers, tables: Tables) -> list[int]:
+    """See PruneStalledWorkers."""
+    oldest = tables.now - datetime.timedelta(seconds=verb.seconds_since_heartbeat)
+    stalled = [worker.id for worker in tables.workers.values() if worker.last_heartbeat < oldest]
+    tables.delete_workers(stalled)
+    return stalled
+
+
+@answer.register
+def fetch_jobs(verb: store.FetchJobs, tables: Tables) -> list[Job]:
+    """See FetchJobs."""
+    if verb.worker_id not in tables.workers:
+        raise WorkerGone
+    rows = _startable(tables, verb.queues, verb.limit)
+    for row in rows:
+        tables.update_job(row, status="doing", worker_id=verb.worker_id)
+    return [to_job(row) for row in rows]
+
+
+@answer.register
+def has_eligible_job(verb: store.HasEligibleJob, tables: Tables) -> bool:
+    """See HasEligibleJob."""
+    return bool(_startable(tables, verb.queues, 1))
+
+
+@answer.register
+def next_scheduled_in(verb: store.NextScheduledIn, tables: Tables) -> float | None:
+    """See NextScheduledIn."""
+    moments = [
+        row["scheduled_at"]
+        for row in tables.jobs.values()
+        if row["status"] == "todo"
+        and row["scheduled_at"] is not None
+        and row["scheduled_at"] > tables.now
+        and (verb.queues is None or row["queue_name"] in verb.queues)
+    ]
+    return (min(moments) - tables.now).total_seconds() if moments else None
+
+
+@answer.register
+def finish_jobs(verb: store.FinishJobs, tables: Tables) -> list[store.Finished]:
+    """See FinishJobs."""
+    return [
+        store.Finished(completion.job_id, _complete(tables, verb.worker_id, completion))
+        for completion in verb.completions
+    ]
+
+
+@answer.register
+def release_jobs(verb: store.ReleaseJobs, tables: Tables) -> list[store.Finished]:
+    """See ReleaseJobs."""
+    held = [
+        row
+        for row in tables.sorted_jobs()
+        if row["status"] == "doing"
+        and row["worker_id"] == verb.worker_id
+        and row["id"] not in verb.keep
+    ]
+    return [
+        store.Finished(
+            row["id"],
+            _give_back(tables, row, {}, {}, if_abort_requested=Status.ABORTED, reason=None),
+        )
+        for row in held
+    ]
+
+
+@answer.register
+def list_jobs_to_abort(verb: store.ListJobsToAbort, tables: Tables) -> list[int]:
+    """See ListJobsToAbort."""
+    return [
+        row["id"]
+        for row in tables.sorted_jobs()
+        if row["status"] == "doing"
+        and row["abort_requested"]
+        and row["worker_id"] == verb.worker_id
+    ]
+
+
+def _startable(tables: Tables, queues: Sequence[str] | None, limit: int) -> list[JobRow]:
+    """The first jobs that may start, as so many fetches of one job would take them."""
+    taken: list[JobRow] = []
+    held = {row["lock"] for row in tables.jobs.values() if row["status"] == "doing"}
+    held.discard(None)
+    for row in tables.by_rank(row for row in tables.jobs.values() if row["status"] == "todo"):
+        if len(taken) >= limit:
+            break
+        if row["lock"] is not None:
+            if row["lock"] in held:
+                continue
+            # The first of its lock: it starts or, future or of another queue, holds the others.
+            held.add(row["lock"])
+        if queues is not None and row["queue_name"] not in queues:
+            continue
+        if row["scheduled_at"] is not None and row["scheduled_at"] > tables.now:
+            continue
+        taken.append(row)
+    return taken
+
+
+def _complete(tables: Tables, worker_id: int, completion: Completion) -> Status | None:
+    row = tables.jobs.get(completion.job_id)
+    if row is None:
+        return completion.status if completion.delete else None
+    counted = completion.status is not Status.TODO or completion.retry is not None
+    if (row["status"], row["worker_id"], row["attempts"]) != (
+        "doing",
+        worker_id,
+        completion.attempts,
+    ):
+        return _already(row, worker_id, completion, counted)
+    details = _details(worker_id, completion.attempts, completion.reason)
+    if completion.status is Status.TODO:
+        return _give_back(
+            tables,
+            row,
+            _retry_changes(tables, row, completion) if counted else {},
+            details,
+            if_abort_requested=completion.if_abort_requested,
+            reason=completion.reason,
+        )
+    if completion.delete:
+        tables.delete_job(row)
+        return completion.status
+    tables.update_job(
+        row,
+        details=details,
+        status=completion.status.value,
+        attempts=row["attempts"] + 1,
+        abort_requested=False,
+    )
+    return completion.status
+
+
+def _already(row: JobRow, worker_id: int, completion: Completion, counted: bool) -> Status | None:
+    """The row's status, where an earlier try of the same write made it what it is."""
+    status = Status(row["status"])
+    meant = {completion.status}
+    if completion.status is Status.TODO:
+        meant |= {completion.if_abort_requested, Status.CANCELLED}
+    attempts = completion.attempts + 1 if counted else completion.attempts
+    if (row["worker_id"], row["attempts"]) == (worker_id, attempts) and status in meant:
+        return status
+    return None
+
+
+def _retry_changes(tables: Tables, row: JobRow, completion: Completion) -> dict[str, Any]:
+    retry = completion.retry
+    assert retry is not None
+    retry_at = retry.retry_at if retry.delay is None else utils.after(retry.delay, tables.now)
+    return {
+        "attempts": row["attempts"] + 1,
+        "scheduled_at": retry_at,
+        "priority": row["priority"] if retry.priority is None else retry.priority,
+        "queue_name": row["queue_name"] if retry.queue is None else retry.queue,
+        "lock": row["lock"] if retry.lock is None else retry.lock,
+    }
+
+
+def _give_back(
+    tables: Tables,
+    row: JobRow,
+    changes: dict[str, Any],
+    details: dict[str, Any],
+    *,
+    if_abort_requested: Status,
+    reason: str | None,
+) -> Status:
+    """Make a running job wait again, or end it where it cannot."""
+    attempts = changes.get("attempts", row["attempts"])
+    if row["abort_requested"]:
+        tables.update_job(
+            row,
+            details=details,
+            status=if_abort_requested.value,
+            attempts=attempts,
+            abort_requested=False,
+        )
+        return if_abort_requested
+    if tables.waits_with(row["queueing_lock"], other_than=row["id"]):
+        taken = "queueing_lock"
+        tables.update_job(
+            row,
+            details=_details(row["worker_id"], row["attempts"], reason or taken),
+            event="cancelled",
+            status="cancelled",
+            attempts=attempts,
+        )
+        return Status.CANCELLED
+    tables.update_job(row, details=details, status="todo", **changes)
+    return Status.TODO
+
+
+def _details(worker_id: int | None, attempt: int, reason: str | None) -> dict[str, Any]:
+    if reason is None:
+        return {}
+    return {"worker_id": worker_id, "attempt": attempt, "reason": reason}
