@@ -11,7 +11,7 @@ reach; the rest lives in a child task behind a shield.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -93,9 +93,7 @@ class Worker:
         """Abort the running jobs, then stop. From any thread, at any time, as often as one likes."""
         self._shutdown.abort("abort() was called")
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until asked to stop, or, with `wait=False`, until no job is left.
 
         Opens the App if nobody has, and closes it then at the end. Never returns while a job is
@@ -232,7 +230,10 @@ class Worker:
         )
         intake = trio.CancelScope()
         async with trio.open_nursery() as services:
-            supervised = partial(services.start_soon, self._supervisor.run)
+
+            def supervised(name: str, service: Callable[[], Awaitable[None]]) -> None:
+                services.start_soon(self._supervisor.run, name, service)
+
             supervised("conduct", partial(self._conduct, intake))
             supervised("report", self._report)
             supervised("heartbeat", lease.watch)
@@ -282,9 +283,7 @@ class Worker:
     def _changed(self, change: Change) -> None:
         if change.before is Stage.STARTING and change.after is Stage.STOPPED:
             self._life.cancel(reason=change.who)
-        self._reporter.changed(
-            change, worker_id=self.worker_id, asked=self._shutdown.asks > 0
-        )
+        self._reporter.changed(change, worker_id=self.worker_id, asked=self._shutdown.asks > 0)
 
 
 @asynccontextmanager

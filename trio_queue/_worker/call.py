@@ -52,9 +52,7 @@ class Caller:
         run = partial(self._call_task, task, running, context)
         return await compose(self._worker_middleware, run, context, self._worker)()
 
-    async def _call_task(
-        self, task: AnyTask, running: RunningJob, context: JobContext
-    ) -> Any:
+    async def _call_task(self, task: AnyTask, running: RunningJob, context: JobContext) -> Any:
         is_async = is_async_callable(task.func)
         arguments = (context,) if task.pass_context else ()
         body: Callable[[], Any] = partial(task.func, *arguments, **running.job.task_kwargs)

@@ -36,7 +36,7 @@ class WorkerOptions(TypedDict, total=False):
     thread_limit: int | None
 
 
-def _option(default: Any, help: str, check: Any = None) -> Any:  # noqa: A002 - click's own name for it
+def _option(default: Any, help: str, check: Any = None) -> Any:
     return attrs.field(default=default, converter=check, metadata={"help": help})
 
 
@@ -202,7 +202,7 @@ def read_options(given: Mapping[str, Any]) -> Options:
     unknown = set(given) - {field.name for field in attrs.fields(Options)}
     if unknown:
         raise InvalidOption(
-            f"there is no worker option {sorted(unknown)[0]!r}; "
+            f"there is no worker option {min(unknown)!r}; "
             f"there are {', '.join(field.name for field in attrs.fields(Options))}"
         )
     return Options(**given)

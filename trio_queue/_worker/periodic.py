@@ -67,9 +67,7 @@ class PeriodicDeferrer:
         told = {"periodic_id": task.periodic_id, "defer_timestamp": timestamp}
         try:
             job_id = await self._database.run(
-                DeferPeriodicJob(
-                    job=job, periodic_id=task.periodic_id, defer_timestamp=timestamp
-                )
+                DeferPeriodicJob(job=job, periodic_id=task.periodic_id, defer_timestamp=timestamp)
             )
         except AlreadyEnqueued:
             self._logger.info(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import attrs
@@ -114,7 +115,7 @@ class Reporter:
             text = f"Stopped worker {name}"
         else:
             text = f"Worker {name} is {change.after.value} ({change.who}): {self._what_runs()}"
-            text += _next_ask(change.after, asked)
+            text += self._next_ask(change.after, asked=asked)
         action = {Stage.RUNNING: Action.START_WORKER, Stage.STOPPED: Action.STOP_WORKER}.get(
             change.after, Action.WORKER_STAGE
         )
@@ -136,7 +137,7 @@ class Reporter:
             "Still %s: %s%s",
             stage.value,
             self._what_runs(),
-            _next_ask(stage, asked),
+            self._next_ask(stage, asked=asked),
             extra=fields(Action.WORKER_STAGE, stage=stage.value, running=len(self._running)),
         )
 
@@ -149,6 +150,13 @@ class Reporter:
             age = trio.current_time() - oldest.started_at
             text += f", the oldest is {oldest.job.call_string} for {age:.1f} s"
         return text
+
+    def _next_ask(self, stage: Stage, *, asked: bool) -> str:
+        if not len(self._running):
+            return ""
+        if stage is Stage.DRAINING and asked:
+            return "; ask again to abort"
+        return "; it stops when they have ended"
 
     def _worker(self, worker_id: int | None) -> dict[str, Any]:
         return {
@@ -164,12 +172,6 @@ class Reporter:
             worker={**self._worker(running.worker_id), "job_id": running.job.id},
             **more,
         )
-
-
-def _next_ask(stage: Stage, asked: bool) -> str:
-    if stage is Stage.ABORTING:
-        return "; it stops when they have ended"
-    return "; ask again to abort" if asked else "; it stops when they have ended"
 
 
 def _outcome_line(ended: Ended, status: Status) -> tuple[Action, str, int]:
@@ -194,5 +196,21 @@ def _outcome_line(ended: Ended, status: Status) -> tuple[Action, str, int]:
     return Action.JOB_ERROR, f"failed{told}", logging.ERROR
 
 
-def _worth_a_traceback(outcome: Outcome, reason: AbortReason | None) -> BaseException | None:
-    return outcome.error if isinstance(outcome, Raised) and reason is None else None
+def _worth_a_traceback(
+    outcome: Outcome, reason: AbortReason | None
+) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
+    if not isinstance(outcome, Raised) or reason is not None:
+        return None
+    error = outcome.error
+    return type(error), error, _from_users_code_on(error.__traceback__)
+
+
+def _from_users_code_on(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames between the worker and the body: all jobs have the same."""
+    rest = traceback
+    while rest is not None:
+        module = rest.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] not in {"trio_queue", "trio", "outcome"}:
+            return rest
+        rest = rest.tb_next
+    return traceback
