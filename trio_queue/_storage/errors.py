@@ -58,9 +58,11 @@ def translate(
     queueing_locks: Sequence[str | None] = (),
 ) -> TrioQueueException:
     """The exception of ours that says what this error means. See `translated`."""
+    if isinstance(error, pg.UniqueViolation):
+        return _unique_violation(error, queueing_locks)
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None and not statement:
+        return _unreachable(error, address)
     match error:
-        case pg.UniqueViolation():
-            return _unique_violation(error, queueing_locks)
         case pg.ForeignKeyViolation() if error.diag.constraint_name == WORKER_KEY:
             return WorkerGone()
         case pg.RaiseException() if statement in {"retry_job", "finish_job"}:
@@ -75,8 +77,6 @@ def translate(
                 f"the user of the database at {address} may not do this ({_primary(error)}): "
                 "GRANT it, or connect as the owner of the tables"
             )
-        case psycopg.OperationalError() if error.sqlstate is None and not statement:
-            return _unreachable(error, address)
         case _:
             what = f"{statement} failed at {address}" if statement else f"{address} refused"
             return ConnectorException(f"{what}: {_primary(error)}")
@@ -101,7 +101,9 @@ def _unique_violation(
         return UniqueViolation(_primary(error), constraint_name=name)
     taken = _taken_lock(error, queueing_locks)
     named = "same queueing lock" if taken is None else f"queueing lock {taken!r}"
-    return AlreadyEnqueued(f"a job with the {named} is already waiting", queueing_locks=queueing_locks)
+    return AlreadyEnqueued(
+        f"a job with the {named} is already waiting", queueing_locks=queueing_locks
+    )
 
 
 def _taken_lock(error: pg.UniqueViolation, queueing_locks: Sequence[str | None]) -> str | None:
@@ -116,7 +118,9 @@ def _taken_lock(error: pg.UniqueViolation, queueing_locks: Sequence[str | None])
 def _unreachable(error: psycopg.OperationalError, address: str) -> ConnectorException:
     reason = str(error).strip() or type(error).__name__
     message = f"cannot connect to PostgreSQL at {address}: {reason}"
-    if any(sign in reason for sign in ("refused", "No such file", "timeout", "not known", "resolve")):
+    if any(
+        sign in reason for sign in ("refused", "No such file", "timeout", "not known", "resolve")
+    ):
         message += (
             "\nStart the server, or give the conninfo of one that runs. For a server without "
             'installing one: pip install "trio-queue[embedded]" and run `trio-queue embedded`.'

@@ -28,7 +28,11 @@ _PSYCOPG_KEYWORDS = frozenset(
 )
 #: What every connection of ours is set to: under REPEATABLE READ a claim and the deletion of its
 #: worker could miss each other.
-SESSION = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED"
+SESSION = (
+    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+    # In another zone the last moment there is would be read as one of the year 10,000.
+    " SET TIME ZONE 'UTC'"
+)
 
 
 @attrs.frozen

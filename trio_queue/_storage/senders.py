@@ -34,7 +34,8 @@ class Statement(Generic[R]):
 
     #: The verb's name.
     name: str
-    text: str
+    #: Bytes: psycopg takes text only where it stands in the code, for fear of injections.
+    text: bytes
     parameters: dict[str, Any]
     #: Makes the answer of the rows.
     read: Callable[[Rows], R]
@@ -141,7 +142,9 @@ def _begins_with_us(connection: psycopg.Connection[Any] | psycopg.AsyncConnectio
 
     `connection.transaction()` would then be the transaction, and commit it.
     """
-    return not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE
+    return (
+        not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE
+    )
 
 
 def _cursor(connection: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:

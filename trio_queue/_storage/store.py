@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 
@@ -16,7 +16,7 @@ from trio_queue._storage.errors import is_transient, translated
 from trio_queue._storage.hearing import PostgresNotifications, channels
 from trio_queue._storage.heartbeat import beating
 from trio_queue._storage.parameters import SESSION, Parameters
-from trio_queue._storage.senders import send, send_async
+from trio_queue._storage.senders import Rows, send, send_async
 from trio_queue._storage.statements import statement_of
 from trio_queue.store import Heartbeat, Notifications, UpdateHeartbeat, Verb
 
@@ -28,6 +28,9 @@ MAX_CONNECTIONS = 3
 POOL_TIMEOUT = 10.0
 #: Seconds that the heartbeat's thread waits for a connection or an answer.
 HEARTBEAT_TIMEOUT = 5
+
+#: Whether there are tables at all: Procrastinate's, and ours.
+TABLES = "SELECT to_regclass('procrastinate_jobs'), to_regclass('trio_queue_migrations')"
 
 
 async def configure(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -60,7 +63,7 @@ class PostgresJobStore:
             configure=configure,
         )
 
-    async def __aenter__(self) -> PostgresJobStore:
+    async def __aenter__(self) -> Self:
         """Connect. Raises ConnectorException, which names the address."""
         with translated(self._address):
             await self._pool.open()
@@ -78,6 +81,18 @@ class PostgresJobStore:
                 return await send_async(
                     connection, statement, address=self._address, loads=self._loads
                 )
+
+    async def check_schema(self, check: Callable[[Rows, str], None]) -> None:
+        """Ask for the state of the schema and let `check` judge it, given the address.
+
+        Raises:
+            SchemaError: What `check` says.
+        """
+        with translated(self._address):
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(TABLES)
+                found = await cursor.fetchall()
+        check(found, self._address)
 
     def is_transient(self, error: BaseException) -> bool:
         """Whether trying again may help. See JobStore."""
@@ -113,10 +128,11 @@ class PostgresJobStore:
             "keepalives_interval": 1,
             "keepalives_count": 3,
         }
-        connection: psycopg.Connection[Any] = psycopg.connect(
-            self._parameters.conninfo, **{**kwargs, **bounds}
+        options: dict[str, Any] = {**kwargs, **bounds}
+        connection: psycopg.Connection[Any] = psycopg.connect(self._parameters.conninfo, **options)
+        connection.execute(
+            "SELECT set_config('statement_timeout', %s, false)", [f"{HEARTBEAT_TIMEOUT}s"]
         )
-        connection.execute(f"SET statement_timeout = '{HEARTBEAT_TIMEOUT}s'")
         return connection
 
     def _beat(self, connection: psycopg.Connection[Any], worker_id: int) -> bool:
