@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -97,7 +97,7 @@ class InMemoryConnector(BaseConnector):
         return self._open_store()
 
     @contextlib.asynccontextmanager
-    async def _open_store(self) -> AsyncIterator[JobStore]:
+    async def _open_store(self) -> AsyncGenerator[JobStore]:
         await trio.lowlevel.checkpoint()
         yield InMemoryJobStore(self.database)
 

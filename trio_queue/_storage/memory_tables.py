@@ -6,8 +6,8 @@ import contextlib
 import datetime
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, cast
 
 import attrs
 
@@ -119,7 +119,7 @@ class Tables:
     # -- transactions ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[list[News]]:
+    def transaction(self) -> Generator[list[News]]:
         """All that is done in the block, or nothing of it. Gives the news, complete at the end."""
         self.now, self._undo, self._news = self.clock(), [], []
         try:
@@ -303,10 +303,10 @@ def to_job(row: JobRow) -> Job:
 def _copy(value: Any) -> Any:
     match value:
         case dict():
-            entries: dict[str, Any] = value
+            entries = cast("dict[str, Any]", value)
             return {key: _copy(entry) for key, entry in entries.items()}
         case list():
-            members: list[Any] = value
+            members = cast("list[Any]", value)
             return [_copy(member) for member in members]
         case _:
             return value
