@@ -9,7 +9,8 @@ from typing import Any
 from trio_queue import store, utils
 from trio_queue._storage.encoding import check_name
 from trio_queue._storage.memory_answers import answer
-from trio_queue._storage.memory_tables import PeriodicRow, Tables, WorkerRow, to_job
+from trio_queue._storage.memory_rows import PeriodicRow, WorkerRow
+from trio_queue._storage.memory_tables import Tables, to_job
 from trio_queue._storage.rows import JobRow
 from trio_queue.completion import Completion
 from trio_queue.exceptions import WorkerGone
@@ -105,9 +106,9 @@ def prune_stalled_workers(verb: store.PruneStalledWorkers, tables: Tables) -> li
 @answer.register
 def fetch_jobs(verb: store.FetchJobs, tables: Tables) -> list[Job]:
     """See FetchJobs."""
-    if verb.worker_id not in tables.workers:
-        raise WorkerGone
     rows = _startable(tables, verb.queues, verb.limit)
+    if rows and verb.worker_id not in tables.workers:
+        raise WorkerGone
     for row in rows:
         tables.update_job(row, status="doing", worker_id=verb.worker_id)
     return [to_job(row) for row in rows]
@@ -291,3 +292,7 @@ def _details(worker_id: int | None, attempt: int, reason: str | None) -> dict[st
     if reason is None:
         return {}
     return {"worker_id": worker_id, "attempt": attempt, "reason": reason}
+
+
+#: With the functions of this module.
+WORKING = answer
