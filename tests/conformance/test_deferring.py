@@ -113,21 +113,31 @@ async def test_arguments_that_cannot_be_stored(store: JobStore, value: Any, told
 
 
 @pytest.mark.parametrize(
-    "value",
-    [1e16, 1.5e300, 1e-7, -0.0, 1.0, 10**30, "\\u0000", "😀", {"bb": 1, "a": 2, "": 3}, [], {}],
+    ("value", "told"),
+    [
+        (1e16, "1" + "0" * 16),
+        (1.5e300, "15" + "0" * 299),
+        (1e-7, "1e-07"),
+        (-0.0, "0.0"),
+        (1.0, "1.0"),
+        (10**30, "1" + "0" * 30),
+        ("\\u0000", r"'\\u0000'"),
+        ("😀", "'😀'"),
+        ({"bb": 1, "a": 2, "": 3}, "{'': 3, 'a': 2, 'bb': 1}"),
+        ({"ä": 1, "bb": 2, "z": 3}, "{'z': 3, 'bb': 2, 'ä': 1}"),
+        ([], "[]"),
+        ({}, "{}"),
+    ],
 )
-async def test_arguments_come_back_as_the_server_keeps_them(store: JobStore, value: Any) -> None:
+async def test_arguments_come_back_as_the_server_keeps_them(
+    store: JobStore, value: Any, told: str
+) -> None:
     [job_id] = await store.run(DeferJobs([Job(task_name="t", task_kwargs={"zz": 1, "v": value})]))
     [job] = await store.run(ListJobs(id=job_id))
     kept = job.task_kwargs["v"]
-    assert kept == value
+    # Compared as text: 1 and 1.0 are equal, and so are dictionaries in another order.
+    assert repr(kept) == told
     assert list(job.task_kwargs) == ["v", "zz"]
-    if isinstance(value, dict):
-        assert list(kept) == sorted(value, key=len)  # type: ignore[arg-type]  # pyright: ignore[reportUnknownArgumentType, reportArgumentType]  # a dictionary, too
-    if isinstance(value, float):
-        assert str(kept) == {1e16: "1" + "0" * 16, -0.0: "0.0", 1.5e300: "15" + "0" * 299}.get(
-            value, str(value)
-        )
 
 
 @pytest.mark.parametrize(

@@ -232,19 +232,21 @@ def _complete(tables: Tables, worker_id: int, completion: Completion) -> Status 
 def _already(row: JobRow, worker_id: int, completion: Completion, counted: bool) -> Status | None:
     """The row's status, where an earlier try of the same write made it what it is."""
     status = Status(row["status"])
-    meant = {completion.status}
-    if completion.status is Status.TODO:
-        meant |= {completion.if_abort_requested, Status.CANCELLED}
-    attempts = completion.attempts + 1 if counted else completion.attempts
-    if (row["worker_id"], row["attempts"]) == (worker_id, attempts) and status in meant:
-        return status
-    return None
+    attempts = completion.attempts + counted
+    if completion.delete or row["attempts"] != attempts:
+        return None
+    if completion.status is not Status.TODO:
+        return status if status is completion.status else None
+    given_back = {Status.TODO, Status.CANCELLED, completion.if_abort_requested}
+    return status if row["worker_id"] == worker_id and status in given_back else None
 
 
 def _retry_changes(tables: Tables, row: JobRow, completion: Completion) -> dict[str, Any]:
     retry = completion.retry
     assert retry is not None
-    retry_at = retry.retry_at if retry.delay is None else utils.after(retry.delay, tables.now)
+    retry_at = retry.retry_at
+    if retry.delay is not None:
+        retry_at = utils.after(max(retry.delay, datetime.timedelta()), tables.now)
     return {
         "attempts": row["attempts"] + 1,
         "scheduled_at": retry_at,
@@ -275,10 +277,10 @@ def _give_back(
         )
         return if_abort_requested
     if tables.waits_with(row["queueing_lock"], other_than=row["id"]):
-        taken = "queueing_lock"
+        taken = f'another job waits with the queueing lock "{row["queueing_lock"]}"'
         tables.update_job(
             row,
-            details=_details(row["worker_id"], row["attempts"], reason or taken),
+            details=_details(row["worker_id"], row["attempts"], f"{reason}; {taken}" if reason else taken),
             event="cancelled",
             status="cancelled",
             attempts=attempts,
