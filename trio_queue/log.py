@@ -23,6 +23,7 @@ class Action(StrEnum):
     JOB_REQUEUED = "job_requeued"
     TASK_NOT_FOUND = "task_not_found"
     RETRY_STRATEGY_ERROR = "retry_strategy_error"
+    OUTCOME_NOT_WRITTEN = "outcome_not_written"
     LEASE_LOST = "lease_lost"
     RELEASED_JOBS = "released_jobs"
     DATABASE_AWAY = "database_away"
@@ -37,6 +38,7 @@ class Action(StrEnum):
     REGISTERING_PERIODIC_TASK = "registering_periodic_task"
     LOADING_BLUEPRINT = "loading_blueprint"
     IMPORTED_TASKS = "imported_tasks"
+    APP_DEFINED_IN_MAIN = "app_defined_in___main__"
 
 
 def fields(action: Action, **values: Any) -> dict[str, Any]:

@@ -30,3 +30,20 @@ class DefersJobs(Protocol):
     async def batch_defer_jobs_async(self, jobs: list[Job], connection: Any = None) -> list[Job]:
         """Insert jobs from an event loop, all or none."""
         ...
+
+
+class TaskOwner(Protocol):
+    """What a task needs of the App or the Blueprint that it belongs to."""
+
+    def will_configure_task(self) -> None:
+        """Be told that one of its tasks is about to be deferred.
+
+        Raises:
+            UnboundTaskError: It is a Blueprint that no App has taken tasks from.
+        """
+        ...
+
+    @property
+    def job_manager(self) -> DefersJobs:
+        """What inserts the jobs. Raises UnboundTaskError as `will_configure_task` does."""
+        ...

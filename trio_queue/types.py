@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias, TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 JSONValue: TypeAlias = (
     'dict[str, "JSONValue"] | list["JSONValue"] | str | int | float | bool | None'
 )
 JSONDict: TypeAlias = dict[str, JSONValue]
+
+#: The event loop whose primitives an async task uses.
+Flavor: TypeAlias = Literal["trio", "asyncio"]
 
 
 class TimeDeltaParams(TypedDict, total=False):

@@ -1,0 +1,112 @@
+"""Write what became of jobs: whatever gathered while the last write was under way, in one statement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import trio
+
+from trio_queue._worker.database import Backoff, Database
+from trio_queue._worker.report import Ended, Reporter
+from trio_queue._worker.running import RunningJobs
+from trio_queue._worker.shutdown import Shutdown
+from trio_queue.exceptions import OutcomesNotWritten, TrioQueueException
+from trio_queue.store import Finished, FinishJobs
+
+
+class Completer:
+    """Writes outcomes for one worker. A job keeps its place until its row is written."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        running: RunningJobs,
+        shutdown: Shutdown,
+        lease: float,
+        written: Callable[[Sequence[Ended]], None],
+        reporter: Reporter,
+    ) -> None:
+        self._database = database
+        self._running = running
+        self._shutdown = shutdown
+        self._lease = lease
+        self._written = written
+        self._reporter = reporter
+        self._ended: list[Ended] = []
+        self._added = trio.Event()
+        #: Set where a stop could not wait for the database any longer: the worker raises it.
+        self.error: OutcomesNotWritten | None = None
+
+    def add(self, ended: Ended) -> None:
+        """Take the outcome of a job whose body has ended."""
+        self._ended.append(ended)
+        self._added.set()
+
+    async def write(self) -> None:
+        """Write outcomes as they come, without end; a service: it never raises."""
+        while True:
+            await self._added.wait()
+            batch, self._ended = self._ended, []
+            self._added = trio.Event()
+            batch.sort(key=_worker_id)  # stable; a second id is there only after a lease was lost
+            for _, group in groupby(batch, key=_worker_id):
+                await self._write(list(group))
+
+    async def _write(self, batch: list[Ended]) -> None:
+        """Write these, however long the database is away; let go of them when it is done."""
+        verb = FinishJobs(
+            batch[0].running.worker_id,
+            [ended.completion for ended in batch if ended.completion is not None],
+        )
+        backoff = Backoff()
+        answers: list[Finished] = []
+        while verb.completions:
+            try:
+                answers = await self._database.run(verb)
+                break
+            except TrioQueueException as error:
+                if not self._database.is_transient(error):
+                    await self._write_apart(batch, error)
+                    return
+                if self._must_give_up():
+                    self._give_up(batch)
+                    return
+                await trio.sleep(backoff.next())
+        self._let_go(batch, answers)
+
+    async def _write_apart(self, batch: list[Ended], error: Exception) -> None:
+        """One row that the database refuses must not hold the others."""
+        if len(batch) > 1:
+            for ended in batch:
+                await self._write([ended])
+            return
+        self._reporter.not_written(batch, error)
+        self._let_go(batch, [])
+
+    def _must_give_up(self) -> bool:
+        # Until then no other worker touches these rows; from then on they are the rescue's.
+        patience_ends = self._database.away_since + self._lease
+        return self._shutdown.draining.is_set() and trio.current_time() >= patience_ends
+
+    def _give_up(self, batch: list[Ended]) -> None:
+        calls = ", ".join(ended.running.job.call_string for ended in batch)
+        self.error = OutcomesNotWritten(
+            f"the worker stopped while the database was away: the outcomes of {len(batch)} jobs "
+            f"could not be written, their rows stay `doing` until they are rescued: {calls}"
+        )
+        self._reporter.not_written(batch, self.error)
+        self._running.let_go(ended.running for ended in batch)
+
+    def _let_go(self, batch: list[Ended], answers: Sequence[Finished]) -> None:
+        statuses = {answer.job_id: answer.status for answer in answers}
+        for ended in batch:
+            self._reporter.ended(ended, statuses.get(ended.running.id))
+        self._running.let_go(ended.running for ended in batch)
+        self._written(batch)
+
+
+def _worker_id(ended: Ended) -> float:
+    return ended.running.worker_id if ended.completion else math.inf

@@ -1,0 +1,167 @@
+"""Fetch: wait for a free place and for work, claim, hand over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database, TooSlow
+from trio_queue._worker.lease import Lease
+from trio_queue._worker.options import Options
+from trio_queue._worker.report import Ended, Reporter
+from trio_queue._worker.running import RunningJob, RunningJobs
+from trio_queue._worker.shutdown import Event, Shutdown
+from trio_queue.exceptions import TrioQueueException, WorkerGone
+from trio_queue.jobs import AbortReason, Job, Status
+from trio_queue.log import Action, fields
+from trio_queue.store import FetchJobs, HasEligibleJob, NextScheduledIn, ReleaseJobs
+
+#: Seconds between two looks of a `wait=False` worker at a job that another's open claim holds.
+MOMENT = 0.05
+
+
+class Fetcher:
+    """Claims jobs for one worker. Runs in the intake, whose cancel begins the drain."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        lease: Lease,
+        options: Options,
+        running: RunningJobs,
+        shutdown: Shutdown,
+        reporter: Reporter,
+    ) -> None:
+        self._database = database
+        self._lease = lease
+        self._options = options
+        self._running = running
+        self._shutdown = shutdown
+        self._reporter = reporter
+        # Silenced before a claim: what rings while it is under way is heard after it.
+        self._bell = trio.Event()
+        # A claim was sent whose answer has not come: rows may be `doing` that nobody runs.
+        self._unanswered = False
+        # Aborts that were heard while a claim was under way: its jobs are not in our hands yet.
+        self._early_aborts: set[int] = set()
+
+    def ring(self) -> None:
+        """There may be a job to claim."""
+        self._bell.set()
+
+    def written(self, batch: Sequence[Ended]) -> None:
+        """Rows are written: a lock may be free, a job may wait again, nothing may be left to run."""
+        nothing_runs = not self._options.wait and not len(self._running)
+        if nothing_runs or any(
+            ended.running.job.lock is not None
+            or (ended.completion is not None and ended.completion.status is Status.TODO)
+            for ended in batch
+        ):
+            self.ring()
+
+    def hear_abort(self, job_id: int) -> None:
+        """Somebody asked for the abort of a job, which may be ours."""
+        if running := self._running.get(job_id):
+            running.abort(AbortReason.USER_REQUEST)
+        elif self._unanswered:
+            self._early_aborts.add(job_id)
+
+    async def fetch(self, hand_over: Callable[[RunningJob], None]) -> None:
+        """Claim jobs as places are free, and hand each over; returns when `wait=False` and none is left.
+
+        `hand_over` starts the job's task; nothing waits between the claim's answer and that.
+        Cancelled: a claim whose answer is lost is given back by `give_back`.
+        """
+        backoff = Backoff()
+        while True:
+            await self._running.wait_free_place()
+            self._bell = trio.Event()
+            try:
+                found_all = await self._claim(hand_over)
+                backoff.reset()
+                if found_all and await self._rest():
+                    self._shutdown.post(Event.NO_JOB_LEFT, "wait=False, no job is left")
+                    return
+            except WorkerGone:
+                await self._lease.renew(self._lease.worker_id)
+            except TrioQueueException as error:
+                if not self._database.is_transient(error):
+                    raise
+                await trio.sleep(backoff.next())
+
+    async def _claim(self, hand_over: Callable[[RunningJob], None]) -> bool:
+        """Claim once. Answers whether there was less to claim than places."""
+        if self._unanswered:
+            await self._release()
+        limit = self._running.free_places
+        worker_id = self._lease.worker_id
+        self._unanswered = True
+        try:
+            jobs = await self._database.run(
+                FetchJobs(worker_id, self._options.queues, limit), bound=CLAIM_BOUND
+            )
+        except TrioQueueException as error:
+            # A statement that the server refused has claimed nothing; one that was cut may have.
+            self._unanswered = isinstance(error, TooSlow) or self._database.is_transient(error)
+            raise
+        if self._shutdown.draining.is_set():
+            return False  # the answer came with the cancel: give_back() gives them back
+        self._unanswered = False
+        for job in jobs:
+            self._take(job, worker_id, hand_over)
+        self._early_aborts.clear()
+        return len(jobs) < limit
+
+    def _take(self, job: Job, worker_id: int, hand_over: Callable[[RunningJob], None]) -> None:
+        running = RunningJob(job, worker_id)
+        self._running.add(running)
+        if job.abort_requested or job.id in self._early_aborts:
+            running.abort(AbortReason.USER_REQUEST)
+        hand_over(running)
+
+    async def _rest(self) -> bool:
+        """Wait for something to happen; answers True where no job is left and none is waited for."""
+        queues = self._options.queues
+        if not self._options.wait and not len(self._running):
+            # An empty claim is not an empty queue: another's claim may hold a job, and end in vain.
+            if not await self._database.run(HasEligibleJob(queues), bound=CLAIM_BOUND):
+                return True
+            await self._wait_bell(MOMENT)
+            return False
+        next_in = await self._database.run(NextScheduledIn(queues), bound=CLAIM_BOUND)
+        patience = self._options.fetch_job_polling_interval
+        await self._wait_bell(patience if next_in is None else min(patience, max(next_in, 0.0)))
+        return False
+
+    async def _wait_bell(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await self._bell.wait()
+
+    async def give_back(self) -> None:
+        """When the drain has begun: release what a lost claim may hold; a service.
+
+        What it cannot do in time is done when the worker unregisters.
+        """
+        await self._shutdown.draining.wait()
+        backoff = Backoff()
+        while self._unanswered:
+            try:
+                await self._release()
+            except TrioQueueException as error:
+                if not self._database.is_transient(error):
+                    raise
+                await trio.sleep(backoff.next())
+
+    async def _release(self) -> None:
+        released = await self._database.run(
+            ReleaseJobs(self._lease.worker_id, self._running.ids), bound=CLAIM_BOUND
+        )
+        self._unanswered = False
+        if released:
+            self._reporter.logger.info(
+                "Gave back %d jobs whose claim was not answered",
+                len(released),
+                extra=fields(Action.RELEASED_JOBS, jobs=[each.job_id for each in released]),
+            )

@@ -1,0 +1,216 @@
+"""What the log says of jobs and of the worker: lines that a person can read at night."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import attrs
+import trio
+
+from trio_queue._worker.options import Options
+from trio_queue._worker.running import RunningJob, RunningJobs
+from trio_queue._worker.shutdown import Change, Stage
+from trio_queue.completion import Completion, Outcome, Raised, Returned
+from trio_queue.jobs import AbortReason, Status
+from trio_queue.log import Action, fields
+from trio_queue.utils import queues_display
+
+
+@attrs.frozen
+class Ended:
+    """A job whose body has ended, and what is to be written for it."""
+
+    running: RunningJob
+    outcome: Outcome
+    #: None: the row is somebody else's, nothing is written.
+    completion: Completion | None
+    #: Seconds since the epoch.
+    end_timestamp: float
+
+
+class Reporter:
+    """The log of one worker."""
+
+    def __init__(self, options: Options, running: RunningJobs) -> None:
+        self._options = options
+        self._running = running
+        name = "trio_queue.worker"
+        self.logger = logging.getLogger(f"{name}.{options.name}" if options.name else name)
+
+    # -- jobs -------------------------------------------------------------------------------------
+
+    def began(self, running: RunningJob) -> None:
+        """A job's body begins."""
+        if self.logger.isEnabledFor(logging.INFO):
+            self.logger.info(
+                "Starting job %s",
+                running.job.call_string,
+                extra=self._fields(Action.START_JOB, running),
+            )
+
+    def ended(self, ended: Ended, status: Status | None) -> None:
+        """A job's row is written with this status; None: it was no longer ours."""
+        if status is None:
+            self._lease_lost(ended)
+            return
+        action, said, level = _outcome_line(ended, status)
+        if not self.logger.isEnabledFor(level):
+            return
+        running, outcome = ended.running, ended.outcome
+        seconds = ended.end_timestamp - running.start_timestamp
+        text = f"Job {running.job.call_string} {said}, lasted {seconds:.3f} s"
+        if isinstance(outcome, Returned) and outcome.result is not None:
+            text += f" - Result: {outcome.result}"[:250]
+        self.logger.log(
+            level,
+            "%s",
+            text,
+            extra=self._fields(
+                action,
+                running,
+                status=status.value,
+                reason=running.reason.value if running.reason else None,
+                start_timestamp=running.start_timestamp,
+                end_timestamp=ended.end_timestamp,
+                duration=seconds,
+                result=outcome.result if isinstance(outcome, Returned) else None,
+            ),
+            exc_info=_worth_a_traceback(outcome, running.reason),
+        )
+
+    def _lease_lost(self, ended: Ended) -> None:
+        running = ended.running
+        self.logger.warning(
+            "Job %s is no longer this worker's: somebody took the worker for dead, or ended the "
+            "job by hand. Its outcome is not written (%s)",
+            running.job.call_string,
+            type(ended.outcome).__name__.lower(),
+            extra=self._fields(Action.LEASE_LOST, running),
+            exc_info=_worth_a_traceback(ended.outcome, running.reason),
+        )
+
+    def not_written(self, batch: Sequence[Ended], error: Exception) -> None:
+        """The outcomes of these jobs could not be written: they are left to the rescue."""
+        for ended in batch:
+            self.logger.error(
+                "The outcome of job %s could not be written, its row stays `doing` until it is "
+                "rescued: %s",
+                ended.running.job.call_string,
+                error,
+                extra=self._fields(Action.OUTCOME_NOT_WRITTEN, ended.running),
+            )
+
+    # -- the worker -------------------------------------------------------------------------------
+
+    def changed(self, change: Change, *, worker_id: int | None, asked: bool) -> None:
+        """The stage has changed: who asked, what still runs, what the next ask does."""
+        name = self._options.name or "worker"
+        if change.after is Stage.RUNNING:
+            text = f"Starting worker {name} on {queues_display(self._options.queues)}"
+            text += f", concurrency {self._options.concurrency}"
+        elif change.after is Stage.STOPPED:
+            text = f"Stopped worker {name}"
+        else:
+            text = f"Worker {name} is {change.after.value} ({change.who}): {self._what_runs()}"
+            text += self._next_ask(change.after, asked=asked)
+        action = {Stage.RUNNING: Action.START_WORKER, Stage.STOPPED: Action.STOP_WORKER}.get(
+            change.after, Action.WORKER_STAGE
+        )
+        self.logger.info(
+            "%s",
+            text,
+            extra=fields(
+                action,
+                stage=change.after.value,
+                who=change.who,
+                running=len(self._running),
+                worker=self._worker(worker_id),
+            ),
+        )
+
+    def draining(self, stage: Stage, *, asked: bool) -> None:
+        """It still drains or aborts, some seconds later."""
+        self.logger.info(
+            "Still %s: %s%s",
+            stage.value,
+            self._what_runs(),
+            self._next_ask(stage, asked=asked),
+            extra=fields(Action.WORKER_STAGE, stage=stage.value, running=len(self._running)),
+        )
+
+    def _what_runs(self) -> str:
+        count = len(self._running)
+        if not count:
+            return "no job runs"
+        text = "1 job runs" if count == 1 else f"{count} jobs run"
+        if oldest := self._running.oldest():
+            age = trio.current_time() - oldest.started_at
+            text += f", the oldest is {oldest.job.call_string} for {age:.1f} s"
+        return text
+
+    def _next_ask(self, stage: Stage, *, asked: bool) -> str:
+        if not len(self._running):
+            return ""
+        if stage is Stage.DRAINING and asked:
+            return "; ask again to abort"
+        return "; it stops when they have ended"
+
+    def _worker(self, worker_id: int | None) -> dict[str, Any]:
+        return {
+            "name": self._options.name,
+            "worker_id": worker_id,
+            "queues": list(self._options.queues or []),
+        }
+
+    def _fields(self, action: Action, running: RunningJob, **more: Any) -> dict[str, Any]:
+        return fields(
+            action,
+            job=running.job.log_context(),
+            worker={**self._worker(running.worker_id), "job_id": running.job.id},
+            **more,
+        )
+
+
+def _outcome_line(ended: Ended, status: Status) -> tuple[Action, str, int]:
+    completion, outcome = ended.completion, ended.outcome
+    match status:
+        case Status.TODO if completion is None or completion.retry is None:
+            return Action.JOB_REQUEUED, "goes back to its queue", logging.INFO
+        case Status.TODO if completion.if_abort_requested is Status.ABORTED:
+            return Action.JOB_ABORTED_RETRY, "was aborted, to retry", logging.INFO
+        case Status.TODO:
+            line = Action.JOB_ERROR_RETRY, "failed, to retry", logging.INFO
+        case Status.SUCCEEDED:
+            line = Action.JOB_SUCCESS, "succeeded", logging.INFO
+        case Status.ABORTED:
+            line = Action.JOB_ABORTED, "was aborted", logging.INFO
+        case Status.CANCELLED:
+            said = "cannot wait again, its queueing lock is taken: cancelled"
+            line = Action.JOB_ERROR, said, logging.WARNING
+        case _:
+            told = f": {outcome.error!r}" if isinstance(outcome, Raised) else ""
+            line = Action.JOB_ERROR, f"failed{told}", logging.ERROR
+    return line
+
+
+def _worth_a_traceback(
+    outcome: Outcome, reason: AbortReason | None
+) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
+    if not isinstance(outcome, Raised) or reason is not None:
+        return None
+    error = outcome.error
+    return type(error), error, _from_users_code_on(error.__traceback__)
+
+
+def _from_users_code_on(traceback: TracebackType | None) -> TracebackType | None:
+    """The traceback without the frames between the worker and the body: all jobs have the same."""
+    rest = traceback
+    while rest is not None:
+        module = rest.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] not in {"trio_queue", "trio", "outcome"}:
+            return rest
+        rest = rest.tb_next
+    return traceback

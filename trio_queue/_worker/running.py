@@ -1,0 +1,139 @@
+"""The jobs in a worker's hands: who runs, why it must stop, and whether it has begun."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+import attrs
+import trio
+
+from trio_queue.jobs import AbortReason, Job
+
+
+@attrs.define(eq=False)
+class RunningJob:
+    """A job that this worker claimed and whose row is not written yet."""
+
+    job: Job
+    #: The worker's id that the job was claimed under: half of the fence of its row.
+    worker_id: int
+    #: The first reason to stop, never overwritten.
+    reason: AbortReason | None = None
+    #: Its body has begun: it is run to its end, or aborted, but not given back.
+    started: bool = False
+    #: It had not begun when the drain did: it goes back to `todo`.
+    given_back: bool = False
+    #: False while its body runs in a thread. The cancel of the scope would not reach the thread,
+    #: but raise inside the job's own calls back into Trio.
+    interruptible: bool = True
+    #: When the body began, by Trio's clock.
+    started_at: float = 0.0
+    #: When the job was taken up, by the wall's clock (seconds since the epoch).
+    start_timestamp: float = attrs.field(factory=time.time)
+    # Shielded: the cancel of the worker never reaches a job by accident.
+    scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+
+    @property
+    def id(self) -> int:
+        """The job's id."""
+        assert self.job.id is not None, "a claimed job has a row"
+        return self.job.id
+
+    def abort(self, reason: AbortReason) -> bool:
+        """Ask the job to stop, unless it was asked before. Answers whether this is the first time.
+
+        The reason is set before the scope is cancelled: a body that wakes up finds it.
+        """
+        if self.reason is not None:
+            return False
+        self.reason = reason
+        if self.interruptible:
+            self.scope.cancel(reason=reason.value)
+        return True
+
+    def give_back(self) -> None:
+        """Let the job go back to `todo` if its body has not begun."""
+        if not self.started and self.reason is None:
+            self.given_back = True
+            self.scope.cancel(reason="the worker drains")
+
+    def body_begins(self, *, in_thread: bool) -> None:
+        """From here on it is run to its end."""
+        if not self.started:
+            self.started = True
+            self.started_at = trio.current_time()
+        self.interruptible = not in_thread
+
+    def thread_ended(self) -> None:
+        """The rest of the body runs on Trio: it may be interrupted, by what was asked meanwhile too."""
+        self.interruptible = True
+        if self.reason is not None:
+            self.scope.cancel(reason=self.reason.value)
+
+
+class RunningJobs:
+    """The table of the jobs in a worker's hands: at most as many as there are places."""
+
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._jobs: dict[int, RunningJob] = {}
+        self._let_go = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[RunningJob]:
+        return iter(tuple(self._jobs.values()))
+
+    def get(self, job_id: int) -> RunningJob | None:
+        """The entry of this job, if it is in our hands."""
+        return self._jobs.get(job_id)
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of the jobs in our hands."""
+        return list(self._jobs)
+
+    @property
+    def free_places(self) -> int:
+        """How many more may be claimed."""
+        return self._places - len(self._jobs)
+
+    def oldest(self) -> RunningJob | None:
+        """The one whose body began first."""
+        started = [running for running in self._jobs.values() if running.started]
+        return min(started, key=lambda running: running.started_at, default=None)
+
+    def add(self, running: RunningJob) -> None:
+        """Take a claimed job into our hands."""
+        assert running.id not in self._jobs, "a job is in our hands once"
+        self._jobs[running.id] = running
+
+    def let_go(self, jobs: Iterable[RunningJob]) -> None:
+        """Their rows are written: their places are free."""
+        for running in jobs:
+            if self._jobs.get(running.id) is running:
+                del self._jobs[running.id]
+        self._let_go.set()
+        self._let_go = trio.Event()
+
+    async def wait_free_place(self) -> None:
+        """Wait until another job may be claimed."""
+        while self.free_places <= 0:
+            await self._let_go.wait()
+
+    async def wait_none(self) -> None:
+        """Wait until every row is written."""
+        while self._jobs:
+            await self._let_go.wait()
+
+    def abort_all(self, reason: AbortReason) -> None:
+        """Ask every job to stop that was not asked yet."""
+        for running in self:
+            running.abort(reason)
+
+    def give_back_unstarted(self) -> None:
+        """Let go back to `todo` what has not begun: a queue for a thread, a task not yet stepped."""
+        for running in self:
+            running.give_back()

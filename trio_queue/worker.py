@@ -1,0 +1,299 @@
+"""The worker: its lifetimes, nested.
+
+From the outermost in: the signal handlers, the App (if it was not open), the store's connections,
+the worker's row, its heartbeat, what it listens to, the services, the jobs, the intake. Stopping is
+leaving these blocks: the intake first, the jobs when the last has ended, then the services; the
+heartbeat ends after the last job because its block is around theirs, whatever fails.
+
+The task that calls `run()` only waits. It is the one task that the caller's cancel and Ctrl-C can
+reach; the rest lives in a child task behind a shield.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import trio
+from typing_extensions import Unpack
+
+from trio_queue._worker.call import Caller
+from trio_queue._worker.complete import Completer
+from trio_queue._worker.database import Database
+from trio_queue._worker.fetch import Fetcher
+from trio_queue._worker.hear import Ear
+from trio_queue._worker.lease import Lease
+from trio_queue._worker.options import Options, WorkerOptions, read_options
+from trio_queue._worker.periodic import PeriodicDeferrer
+from trio_queue._worker.report import Reporter
+from trio_queue._worker.run import Runner
+from trio_queue._worker.running import RunningJob, RunningJobs
+from trio_queue._worker.services import Supervisor
+from trio_queue._worker.shutdown import Change, Event, Shutdown, Stage
+from trio_queue._worker.signals import heard_signals
+from trio_queue.exceptions import WorkerAlreadyRan
+from trio_queue.job_context import WorkerOwner
+from trio_queue.jobs import AbortReason
+from trio_queue.store import JobStore, Notifications
+
+__all__ = ["Stage", "Worker", "WorkerOptions"]
+
+#: Seconds between two lines that say what a drain still waits for.
+REPORT_INTERVAL = 5.0
+
+
+class Worker:
+    """Fetches the jobs of an App and runs them.
+
+    `trio.run(worker.run)`, or `await nursery.start(worker.run)`, which returns when the worker
+    listens and has its row. A worker runs once.
+    """
+
+    def __init__(self, app: WorkerOwner, **options: Unpack[WorkerOptions]) -> None:
+        """Make a worker.
+
+        Args:
+            app: Its App. It need not be open.
+            **options: See `Options`; what is not given is as in the App's `worker_defaults`.
+
+        Raises:
+            InvalidOption: An option has a value that it cannot have.
+            MiddlewareKindMismatch: A worker middleware is not async.
+        """
+        self.app = app
+        self.options: Options = read_options({**app.worker_defaults, **options})
+        self._running = RunningJobs(self.options.concurrency)
+        self._reporter = Reporter(self.options, self._running)
+        self._shutdown = Shutdown(self.options.shutdown_graceful_timeout)
+        self._shutdown.on_change = self._changed
+        self._supervisor = Supervisor(self._shutdown, self._reporter.logger)
+        self._lease: Lease | None = None
+        self._life = trio.CancelScope(shield=True)
+        self._ended = trio.Event()
+        self._ran = False
+        self._error: BaseException | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """Where this worker is in its life."""
+        return self._shutdown.stage
+
+    @property
+    def worker_id(self) -> int | None:
+        """The id of its row; None before it is registered. It changes if the row is lost."""
+        return None if self._lease is None else self._lease.worker_id
+
+    def stop(self) -> None:
+        """Let the running jobs finish, then stop. From any thread, at any time, as often as one likes."""
+        self._shutdown.stop("stop() was called")
+
+    def abort(self) -> None:
+        """Abort the running jobs, then stop. From any thread, at any time, as often as one likes."""
+        self._shutdown.abort("abort() was called")
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until asked to stop, or, with `wait=False`, until no job is left.
+
+        Opens the App if nobody has, and closes it then at the end. Never returns while a job is
+        still running.
+
+        Args:
+            task_status: Started when the worker listens and has its row.
+
+        Raises:
+            WorkerAlreadyRan: It ran before.
+            ConnectorException: The database is away at the start, or refuses.
+            SchemaError: The database has no schema that this version works with.
+            OutcomesNotWritten: The database was away at a stop for too long.
+            KeyboardInterrupt: Ctrl-C, where the worker has no signal handlers; after the drain.
+            BaseException: A KeyboardInterrupt or SystemExit that a job raised, or the error of a
+                service that could not recover. All of these come bare, when every job has ended.
+
+        Cancelled: it drains, then raises Cancelled; a scope is cancelled once, so a second cancel
+        from outside does not abort. Use `abort()`, or `shutdown_graceful_timeout`.
+        """
+        if self._ran:
+            raise WorkerAlreadyRan
+        self._ran = True
+        if self.stage is Stage.STOPPED:
+            return  # it was stopped before it ran: nothing is fetched
+        self._shutdown.attach()
+        with (
+            heard_signals(self._shutdown, self._reporter.logger)
+            if self.options.install_signal_handlers
+            else nullcontext()
+        ):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._live, task_status)
+                interrupt = await self._wait_ended()
+        if error := self._error or self._supervisor.error or interrupt:
+            raise error
+        # A caller's cancel was swallowed in order to drain: here it goes on.
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    async def _wait_ended(self) -> KeyboardInterrupt | None:
+        """Wait for the end; hear the caller's cancel and Ctrl-C, which stop the worker."""
+        interrupt: KeyboardInterrupt | None = None
+        with trio.CancelScope() as listening:
+            while not self._ended.is_set():
+                try:
+                    await self._ended.wait()
+                except KeyboardInterrupt as error:
+                    interrupt = error
+                    self._shutdown.ask("Ctrl-C")
+                except trio.Cancelled:
+                    # Heard once: from here on only Ctrl-C comes through.
+                    listening.shield = True
+                    self._shutdown.stop("the scope around run() was cancelled")
+        return interrupt
+
+    async def _live(self, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            # A stop while STARTING cancels this scope; from RUNNING on nobody does.
+            with self._life:
+                await self._work(task_status)
+        except BaseException as error:  # noqa: BLE001 - handed to run(), which raises it bare
+            self._error = self._error or error
+        finally:
+            self._shutdown.post(Event.ENDED, "every job has ended")
+            self._ended.set()
+
+    async def _work(self, task_status: trio.TaskStatus[None]) -> None:
+        self.app.perform_import_paths()
+        async with _opened(self.app), self.app.connector.open_store() as store:
+            database = Database(store, self._reporter.logger)
+            lease = Lease(
+                database=database,
+                options=self.options,
+                running=self._running,
+                shutdown=self._shutdown,
+                logger=self._reporter.logger,
+            )
+            async with lease.held(), self._listening(store) as notifications:
+                self._lease = lease
+                self._shutdown.post(Event.STARTED, "it listens and has its row")
+                if self.stage is Stage.STOPPED:
+                    return
+                task_status.started()
+                await self._serve(database, lease, notifications)
+
+    @asynccontextmanager
+    async def _listening(self, store: JobStore) -> AsyncIterator[Notifications | None]:
+        if not self.options.listen_notify:
+            yield None
+            return
+        async with store.listen(self.options.queues) as notifications:
+            yield notifications
+
+    async def _serve(
+        self, database: Database, lease: Lease, notifications: Notifications | None
+    ) -> None:
+        """Run the services, and inside them the jobs, and inside them the intake."""
+        fetcher = Fetcher(
+            database=database,
+            lease=lease,
+            options=self.options,
+            running=self._running,
+            shutdown=self._shutdown,
+            reporter=self._reporter,
+        )
+        completer = Completer(
+            database=database,
+            running=self._running,
+            shutdown=self._shutdown,
+            lease=self.options.stalled_worker_timeout,
+            written=fetcher.written,
+            reporter=self._reporter,
+        )
+        runner = Runner(
+            app=self.app,
+            options=self.options,
+            caller=self._caller(),
+            completer=completer,
+            shutdown=self._shutdown,
+            logger=self._reporter.logger,
+        )
+        ear = Ear(
+            database=database,
+            fetcher=fetcher,
+            lease=lease,
+            options=self.options,
+            running=self._running,
+        )
+        periodic = PeriodicDeferrer(
+            app=self.app,
+            database=database,
+            shutdown=self._shutdown,
+            logger=self._reporter.logger,
+        )
+        intake = trio.CancelScope()
+        async with trio.open_nursery() as services:
+
+            def supervised(name: str, service: Callable[[], Awaitable[None]]) -> None:
+                services.start_soon(self._supervisor.run, name, service)
+
+            supervised("conduct", partial(self._conduct, intake))
+            supervised("report", self._report)
+            supervised("heartbeat", lease.watch)
+            supervised("show stage", lease.show_stage)
+            supervised("complete", completer.write)
+            supervised("poll aborts", ear.poll_aborts)
+            supervised("periodic", periodic.defer)
+            supervised("give back", fetcher.give_back)
+            if notifications is not None:
+                supervised("listen", partial(ear.listen, notifications))
+            async with trio.open_nursery() as jobs:
+
+                def hand_over(running: RunningJob) -> None:
+                    jobs.start_soon(runner.run, running)
+
+                with intake:
+                    await self._supervisor.run("fetch", partial(fetcher.fetch, hand_over))
+            # A job keeps its place until its row is written: leaving the services would lose it.
+            await self._running.wait_none()
+            services.cancel_scope.cancel(reason="every job has ended and every row is written")
+        self._error = runner.exit or completer.error
+
+    async def _conduct(self, intake: trio.CancelScope) -> None:
+        """DRAINING closes the intake, ABORTING asks the jobs to give up; a service."""
+        await self._shutdown.draining.wait()
+        intake.cancel(reason="the worker drains")
+        self._running.give_back_unstarted()
+        await self._shutdown.wait_aborting()
+        self._running.abort_all(AbortReason.SHUTDOWN)
+
+    async def _report(self) -> None:
+        """While it drains, say every few seconds what it waits for; a service."""
+        await self._shutdown.draining.wait()
+        while True:
+            await trio.sleep(REPORT_INTERVAL)
+            self._reporter.draining(self.stage, asked=self._shutdown.asks > 0)
+
+    def _caller(self) -> Caller:
+        return Caller(
+            worker=self,
+            began=self._reporter.began,
+            thread_limit=self.options.thread_limit or self.options.concurrency,
+            task_middleware=tuple(self.options.task_middleware),
+            worker_middleware=tuple(self.options.worker_middleware),
+        )
+
+    def _changed(self, change: Change) -> None:
+        if change.before is Stage.STARTING and change.after is Stage.STOPPED:
+            self._life.cancel(reason=change.who)
+        self._reporter.changed(change, worker_id=self.worker_id, asked=self._shutdown.asks > 0)
+
+
+@asynccontextmanager
+async def _opened(app: Any) -> AsyncIterator[None]:
+    """The App is open while the block lasts: by whoever opened it before, else by us."""
+    if app.connector.is_open():
+        yield
+        return
+    await app.connector.open_async()
+    try:
+        yield
+    finally:
+        await app.connector.close_async()
