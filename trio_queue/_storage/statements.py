@@ -26,7 +26,7 @@ from trio_queue._storage.encoding import (
     check_text,
     encode_args,
 )
-from trio_queue._storage.queries import query
+from trio_queue._storage.queries import QUERIES
 from trio_queue._storage.senders import Rows, Statement
 from trio_queue.completion import Completion
 from trio_queue.exceptions import JobNotFound, NoResult
@@ -60,7 +60,7 @@ def statement_of(verb: Verb[R], dumps: Dumps | None) -> Statement[R]:
 
 @functools.cache
 def _text(name: str) -> bytes:
-    return query(name).encode()
+    return QUERIES[name].text.encode()
 
 
 # -- parameters ---------------------------------------------------------------------------------
