@@ -62,3 +62,8 @@ def _load() -> Mapping[str, Query]:
 
 #: Every query, by the name of its verb.
 QUERIES: Mapping[str, Query] = _load()
+
+
+def query(name: str) -> str:
+    """The text of a query. Raises KeyError where there is none of this name."""
+    return QUERIES[name].text

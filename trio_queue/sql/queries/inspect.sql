@@ -1,7 +1,7 @@
 -- What there is: for lists, dashboards and the command line. Filters that are NULL do not filter.
 
 -- name: list_jobs
-SELECT id, status::text AS status, queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at, attempts, abort_requested, worker_id
+SELECT id, queue_name, task_name, priority, lock, queueing_lock, args, status::text AS status, scheduled_at, attempts, abort_requested, worker_id
   FROM (
     (SELECT * FROM procrastinate_jobs j
          WHERE NOT %(newest)s::boolean AND (%(id)s::bigint IS NULL OR j.id = %(id)s::bigint)
@@ -36,7 +36,7 @@ SELECT name, sum(jobs)::bigint AS jobs_count, json_object_agg(status, jobs) AS s
            AND (%(lock)s::text IS NULL OR j.lock = %(lock)s::text)
          GROUP BY j.queue_name, j.status) counted
  GROUP BY name
- ORDER BY name;
+ ORDER BY name COLLATE "C";
 
 -- name: list_tasks
 SELECT name, sum(jobs)::bigint AS jobs_count, json_object_agg(status, jobs) AS stats
@@ -48,7 +48,7 @@ SELECT name, sum(jobs)::bigint AS jobs_count, json_object_agg(status, jobs) AS s
            AND (%(lock)s::text IS NULL OR j.lock = %(lock)s::text)
          GROUP BY j.task_name, j.status) counted
  GROUP BY name
- ORDER BY name;
+ ORDER BY name COLLATE "C";
 
 -- name: list_locks
 SELECT name, sum(jobs)::bigint AS jobs_count, json_object_agg(status, jobs) AS stats
@@ -60,7 +60,7 @@ SELECT name, sum(jobs)::bigint AS jobs_count, json_object_agg(status, jobs) AS s
            AND (%(lock)s::text IS NULL OR j.lock = %(lock)s::text)
          GROUP BY j.lock, j.status) counted
  GROUP BY name
- ORDER BY name;
+ ORDER BY name COLLATE "C";
 
 -- name: list_events
 SELECT e.id, e.job_id, e.type::text AS type, e.at, d.worker_id, d.attempt, d.reason

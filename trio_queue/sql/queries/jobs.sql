@@ -2,12 +2,12 @@
 -- column that Procrastinate adds one day changes nothing here.
 
 -- name: defer_jobs
-SELECT trio_queue_defer_jobs_v1(
-    %(queue_names)s::text[], %(task_names)s::text[], %(priorities)s::int[], %(locks)s::text[],
-    %(queueing_locks)s::text[], %(args)s::jsonb[], %(scheduled_ats)s::timestamptz[]) AS ids;
+SELECT unnest(trio_queue_defer_jobs_v1(
+    %(queues)s::text[], %(task_names)s::text[], %(priorities)s::int[], %(locks)s::text[],
+    %(queueing_locks)s::text[], %(args)s::jsonb[], %(scheduled_at)s::timestamptz[])) AS id;
 
 -- name: fetch_jobs
-SELECT id, status::text AS status, queue_name, task_name, priority, lock, queueing_lock, args, scheduled_at, attempts, abort_requested, worker_id
+SELECT id, queue_name, task_name, priority, lock, queueing_lock, args, status::text AS status, scheduled_at, attempts, abort_requested, worker_id
   FROM trio_queue_fetch_jobs_v1(%(queues)s::varchar[], %(worker_id)s::bigint, %(limit)s::int);
 
 -- name: has_eligible_job
@@ -20,8 +20,8 @@ SELECT trio_queue_next_scheduled_in_v1(%(queues)s::varchar[]) AS seconds;
 SELECT job_id, status
   FROM trio_queue_finish_jobs_v1(
     %(worker_id)s::bigint, %(job_ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[],
-    %(retries)s::boolean[], %(retry_ats)s::timestamptz[], %(retry_delays)s::double precision[],
-    %(priorities)s::int[], %(queue_names)s::text[], %(locks)s::text[],
+    %(retries)s::boolean[], %(retry_at)s::timestamptz[], %(retry_in)s::double precision[],
+    %(priorities)s::int[], %(queues)s::text[], %(locks)s::text[],
     %(if_abort_requested)s::text[], %(deletes)s::boolean[], %(reasons)s::text[]);
 
 -- name: release_jobs
@@ -48,7 +48,7 @@ SELECT procrastinate_finish_job_v1(
 
 -- name: list_stalled_jobs
 -- With nb_seconds: those that began so long ago. Without: those whose worker has no row, or was not heard of for so long.
-SELECT j.id, j.status::text AS status, j.queue_name, j.task_name, j.priority, j.lock, j.queueing_lock, j.args, j.scheduled_at, j.attempts, j.abort_requested, j.worker_id
+SELECT j.id, j.queue_name, j.task_name, j.priority, j.lock, j.queueing_lock, j.args, j.status::text AS status, j.scheduled_at, j.attempts, j.abort_requested, j.worker_id
   FROM procrastinate_jobs j
  WHERE j.status = 'doing'
    AND (%(queue)s::varchar IS NULL OR j.queue_name = %(queue)s::varchar)

@@ -15,7 +15,8 @@ SELECT trio_queue_update_heartbeat_v1(%(worker_id)s::bigint) AS alive;
 SELECT procrastinate_unregister_worker_v1(%(worker_id)s::bigint)::text AS nothing;
 
 -- name: prune_stalled_workers
-SELECT worker_id FROM procrastinate_prune_stalled_workers_v1(%(seconds_since_heartbeat)s::double precision);
+SELECT worker_id FROM procrastinate_prune_stalled_workers_v1(%(seconds_since_heartbeat)s::double precision)
+ ORDER BY worker_id;
 
 -- name: list_workers
 SELECT p.id, p.last_heartbeat, w.name, w.host, w.pid, w.version, w.queues, w.concurrency, w.stage, w.since,
