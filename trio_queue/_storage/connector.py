@@ -125,7 +125,7 @@ class PsycopgConnector(BaseConnector):
 
         parameters = await self._resolve()
         kwargs = parameters.connect_kwargs()
-        factory: Callable[..., Any] = self._pool_factory or psycopg_pool.AsyncConnectionPool
+        factory = self._pool_factory or cast("Any", psycopg_pool.AsyncConnectionPool)
         made = factory(
             **{
                 "check": psycopg_pool.AsyncConnectionPool.check_connection,
@@ -212,7 +212,7 @@ class PsycopgConnector(BaseConnector):
             return self._sync.run_on(verb, sync_connection(connection))
         statement = statement_of(verb, self._dumps)
         if connection is not None:
-            owner = cast("psycopg.AsyncConnection[Any]", connection)
+            owner: psycopg.AsyncConnection[Any] = connection  # pyright: ignore[reportUnknownVariableType]  # a cast is redundant to mypy
             _check_loop(owner)
             return await send_on_callers_async(
                 owner, statement, address=address_of(owner), loads=self._loads

@@ -164,7 +164,7 @@ def _troubles(value: Any, place: str) -> Iterator[tuple[str, str]]:
             if not math.isfinite(value):
                 yield place, f"{value} is not a number that JSON has"
         case dict():
-            entries = cast("dict[Any, Any]", value)
+            entries: dict[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]  # a cast is redundant to mypy
             for key, entry in entries.items():
                 inner = f"{place}[{key!r}]" if place else str(key)
                 yield from _troubles(key, inner)

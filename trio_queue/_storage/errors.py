@@ -62,24 +62,26 @@ def translate(
         return _unique_violation(error, queueing_locks)
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None and not statement:
         return _unreachable(error, address)
-    match error:
-        case pg.ForeignKeyViolation() if error.diag.constraint_name == WORKER_KEY:
-            return WorkerGone()
-        case pg.RaiseException() if statement in {"retry_job", "finish_job"}:
-            return JobNotFound(_primary(error))
-        case pg.Error() if isinstance(error, _NO_SCHEMA):
-            return SchemaError(
-                f"the database at {address} lacks what {statement or 'this'} needs "
-                f"({_primary(error)}): run `trio-queue schema --apply`"
-            )
-        case pg.InsufficientPrivilege():
-            return ConnectorException(
-                f"the user of the database at {address} may not do this ({_primary(error)}): "
-                "GRANT it, or connect as the owner of the tables"
-            )
-        case _:
-            what = f"{statement} failed at {address}" if statement else f"{address} refused"
-            return ConnectorException(f"{what}: {_primary(error)}")
+    if isinstance(error, pg.ForeignKeyViolation) and error.diag.constraint_name == WORKER_KEY:
+        return WorkerGone()
+    if isinstance(error, pg.RaiseException) and statement in {"retry_job", "finish_job"}:
+        return JobNotFound(_primary(error))
+    return _refused(error, address, statement)
+
+
+def _refused(error: psycopg.Error, address: str, statement: str) -> TrioQueueException:
+    what = statement or "connecting"
+    if isinstance(error, _NO_SCHEMA):
+        return SchemaError(
+            f"the database at {address} lacks what {what} needs ({_primary(error)}): "
+            "run `trio-queue schema --apply`"
+        )
+    if isinstance(error, pg.InsufficientPrivilege):
+        return ConnectorException(
+            f"the user of the database at {address} may not do this ({_primary(error)}): "
+            "GRANT it, or connect as the owner of the tables"
+        )
+    return ConnectorException(f"{what} failed at {address}: {_primary(error)}")
 
 
 def is_transient(error: BaseException) -> bool:

@@ -19,7 +19,8 @@ import trio
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.memory_clock import MemoryClock
 from trio_queue._storage.memory_manage import ANSWER
-from trio_queue._storage.memory_tables import News, Tables
+from trio_queue._storage.memory_rows import News
+from trio_queue._storage.memory_tables import Tables
 from trio_queue.store import (
     Heartbeat,
     JobInserted,

@@ -12,7 +12,7 @@ import trio
 
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.memory import InMemoryDatabase, InMemoryJobStore
-from trio_queue._storage.memory_tables import EventRow
+from trio_queue._storage.memory_rows import EventRow
 from trio_queue._storage.rows import JobRow
 from trio_queue.connector import BaseConnector
 from trio_queue.store import JobStore, Verb

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import psycopg
 import psycopg_pool
@@ -69,8 +69,7 @@ class SyncPool:
     def _make(
         self, parameters: Parameters, args: dict[str, Any]
     ) -> psycopg_pool.ConnectionPool[Any]:
-        factory: Callable[..., psycopg_pool.ConnectionPool[Any]] = psycopg_pool.ConnectionPool
-        made = factory(
+        made: psycopg_pool.ConnectionPool[Any] = cast("Any", psycopg_pool.ConnectionPool)(
             **{
                 "check": psycopg_pool.ConnectionPool.check_connection,
                 "configure": _configure,

@@ -70,7 +70,9 @@ DECLARE
 BEGIN
     WITH changed AS MATERIALIZED (
         SELECT n.id, n.queue_name,
-               CASE WHEN n.worker_id IS DISTINCT FROM o.worker_id THEN n.worker_id END AS claimer,
+               -- Also where the job ran under it before and was given back: such a row keeps the worker's id.
+               CASE WHEN n.worker_id IS DISTINCT FROM o.worker_id OR n.status = 'doing' AND o.status <> 'doing'
+                    THEN n.worker_id END AS claimer,
                CASE o.status
                    WHEN 'todo' THEN CASE WHEN n.status = 'doing' THEN 'started'
                                          WHEN n.status IN ('cancelled', 'failed', 'succeeded') THEN 'cancelled' END
@@ -91,7 +93,7 @@ BEGIN
       INTO claimers, free_locks, ready_queues, ready_ids
       FROM changed;
 
-    -- The row lock makes a claim and the deletion of its worker wait for each other. Only where worker_id changes: a completion
+    -- The row lock makes a claim and the deletion of its worker wait for each other. Only at a claim: a completion
     -- that took it would deadlock with the deletion.
     FOREACH claimer IN ARRAY coalesce(claimers, '{}') LOOP
         PERFORM FROM procrastinate_workers WHERE id = claimer FOR KEY SHARE;
