@@ -170,10 +170,19 @@ def _translate_time(field: _Field, text: str) -> str:
 def _translate_day(field: _Field, text: str, days: int, *, other: str) -> str:
     # A day has to fit both fields where one of them is a star, and either of them otherwise.
     # cronsim takes `*/2` for a star too, croniter does not; and for croniter a list of every day
-    # is one only beside a field with a star in it.
+    # is one only beside a field that has a star in it, or one that has an n-th weekday.
     numbers, specials = field.parse(text)
-    if "*" in text.split(",") or (len(numbers) == days and "*" in other):
+    if "*" in text.split(",") or (len(numbers) == days and re.search(r"[*#]|L\d", other)):
         return "*"
+    if field is _WEEKDAY and specials:
+        # croniter wants both fields to fit then, or none of it; cronsim has no way to say so.
+        if numbers:
+            raise ValueError(f"{text!r} has days of every week and of one: it may have either")
+        if len(_DAY.parse(other)[0]) < _DAY.last and other != "*":
+            raise ValueError(
+                f"the day of the month {other!r} cannot stand beside the weekday {text!r}: "
+                "one of them is *"
+            )
     return ",".join([*map(str, sorted(numbers)), *specials])
 
 
