@@ -31,9 +31,9 @@ def deferrer(connector: RecordingConnector) -> JobDeferrer:
 
 @pytest.fixture(autouse=True)
 def forget_warnings() -> Iterator[None]:
-    deferring._warned_of_main.clear()
+    deferring.warned_of_main.clear()
     yield
-    deferring._warned_of_main.clear()
+    deferring.warned_of_main.clear()
 
 
 def test_make_new_job_merges_arguments(deferrer: JobDeferrer) -> None:

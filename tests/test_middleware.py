@@ -14,7 +14,9 @@ def sync_middleware(call_next: Callable[[], Any], context: Any, worker: Any) -> 
     return f"sync({call_next()})"
 
 
-async def async_middleware(call_next: Callable[[], Awaitable[Any]], context: Any, worker: Any) -> Any:
+async def async_middleware(
+    call_next: Callable[[], Awaitable[Any]], context: Any, worker: Any
+) -> Any:
     return f"async({await call_next()})"
 
 
@@ -59,7 +61,7 @@ def test_a_middleware_may_leave_the_task_out_or_let_it_fail() -> None:
 
 
 def test_kinds() -> None:
-    kinds = {
+    kinds: dict[Callable[..., Any], bool] = {
         sync_middleware: False,
         async_middleware: True,
         Middleware(): True,
@@ -73,7 +75,7 @@ def test_kinds() -> None:
 
 def test_a_workers_middleware_is_async() -> None:
     check_worker_middleware([async_middleware, Middleware()])
-    with pytest.raises(MiddlewareKindMismatch, match="the worker is async .* sync_middleware"):
+    with pytest.raises(MiddlewareKindMismatch, match=r"the worker is async .* sync_middleware"):
         check_worker_middleware([async_middleware, sync_middleware])
     not_callable: Any = "text"
     with pytest.raises(InvalidOption, match="cannot be called"):

@@ -9,7 +9,7 @@ from tests.recording import NOW, RecordingConnector
 from trio_queue import App, Blueprint
 from trio_queue.exceptions import InvalidArguments, InvalidOption, TaskAlreadyRegistered
 from trio_queue.periodic import PeriodicRegistry, PeriodicTask, TaskAtTime
-from trio_queue.tasks import Task
+from trio_queue.tasks import AnyTask, Task
 
 HOUR = 3600
 #: A full hour, in UTC.
@@ -24,8 +24,10 @@ def app() -> App:
 def work(timestamp: int, a: int = 0) -> None: ...
 
 
-def register(registry: PeriodicRegistry, cron: str, name: str = "task", **more: Any) -> PeriodicTask:
-    task = Task(work, blueprint=Blueprint(), name=name)
+def register(
+    registry: PeriodicRegistry, cron: str, name: str = "task", **more: Any
+) -> PeriodicTask:
+    task: AnyTask = Task(work, blueprint=Blueprint(), name=name)
     return registry.register_task(task, cron=cron, periodic_id="", configure_kwargs={}, **more)
 
 
@@ -85,7 +87,7 @@ def test_a_function_that_takes_no_timestamp_is_refused(app: App) -> None:
 
 def test_decorators_in_the_wrong_order_are_refused(app: App) -> None:
     decorate: Any = app.periodic(cron="@daily")
-    with pytest.raises(InvalidOption, match="above @app.task"):
+    with pytest.raises(InvalidOption, match=r"above @app\.task"):
         decorate(work)
 
 
