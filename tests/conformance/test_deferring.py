@@ -34,7 +34,7 @@ async def test_ids_come_in_the_order_of_the_jobs(store: JobStore) -> None:
 async def test_every_column_comes_back(store: JobStore) -> None:
     job = Job(
         task_name="añ:b",
-        queue="qüeue \"x\" % ' \n",
+        queue='qüeue "x" % \' \n',
         priority=-7,
         lock="lock %s",
         queueing_lock="queueing 'lock'",
