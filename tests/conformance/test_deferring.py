@@ -155,7 +155,7 @@ async def test_arguments_come_back_as_the_server_keeps_them(
 )
 async def test_values_that_no_column_holds(store: JobStore, changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption):
-        await store.run(DeferJobs([Job(**{"task_name": "t", **changes})]))
+        await store.run(DeferJobs([Job(task_name="t").evolve(**changes)]))
     assert await store.run(ListJobs()) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -141,15 +142,14 @@ def test_a_server_that_is_not_there(colour: str, conninfo: str) -> None:
         async with connector.open_store():
             pass
 
+    openers: dict[str, Callable[[], None]] = {
+        "trio": lambda: trio.run(connector.open_async),
+        "asyncio": lambda: asyncio.run(connector.open_async()),
+        "store": lambda: trio.run(open_store),
+        "sync": connector.open,
+    }
     with pytest.raises(ConnectorException) as caught:
-        if colour == "trio":
-            trio.run(connector.open_async)
-        elif colour == "asyncio":
-            asyncio.run(connector.open_async())
-        elif colour == "store":
-            trio.run(open_store)
-        else:
-            connector.open()
+        openers[colour]()
     told = str(caught.value)
     assert "127.0.0.1" in told
     assert "port=1" in told

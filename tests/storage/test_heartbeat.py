@@ -90,6 +90,10 @@ async def test_a_thread_that_hangs_in_the_server_is_cut_off(
     assert connections[0].closed
 
 
+def never_beats(_: psycopg.Connection[Any], worker_id: int) -> bool:
+    raise AssertionError(worker_id)
+
+
 async def test_a_thread_that_cannot_be_ended_is_left_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,7 +106,7 @@ async def test_a_thread_that_cannot_be_ended_is_left_behind(
         raise psycopg.OperationalError("at last")
 
     with trio.CancelScope() as scope:
-        async with beating(connect, lambda *_: True, 1, 10):
+        async with beating(connect, never_beats, 1, 10):
             await trio.to_thread.run_sync(hangs.wait)
             # In a cancelled scope, too.
             scope.cancel()

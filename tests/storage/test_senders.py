@@ -42,7 +42,9 @@ def in_asyncio(conninfo: str, use: Callable[[psycopg.AsyncConnection[Any]], Awai
 @pytest.mark.parametrize("commits", [True, False])
 def test_with_the_callers_sync_transaction(queue_database: str, commits: bool) -> None:
     connector = PsycopgConnector(conninfo="host=nowhere.invalid")
-    with psycopg.connect(queue_database, row_factory=dict_row) as connection:
+    with psycopg.Connection[dict[str, Any]].connect(
+        queue_database, row_factory=dict_row
+    ) as connection:
         ids = connector.run(JOB, connection)
         assert count(queue_database) == 0
         [job] = connector.run(ListJobs(), connection)

@@ -15,6 +15,7 @@ from trio_queue._storage.statements import statement_of
 from trio_queue.completion import Completion
 from trio_queue.jobs import Job, Status
 from trio_queue.store import Verb
+from trio_queue.testing import InMemoryDatabase
 
 JOB = Job(task_name="t")
 VERBS: list[Verb[Any]] = [
@@ -51,7 +52,7 @@ VERBS: list[Verb[Any]] = [
 
 def test_no_verb_is_forgotten() -> None:
     """Here, in memory, and among the queries."""
-    every = set(Verb.__subclasses__())
+    every: set[type[Verb[Any]]] = set(Verb.__subclasses__())
     assert {type(verb) for verb in VERBS} == every
     assert set(ANSWER.registry) - {object} == every
     assert {kind.name for kind in every} <= set(QUERIES)
@@ -82,4 +83,4 @@ def test_a_verb_without_a_meaning_in_memory() -> None:
         name = "dance"
 
     with pytest.raises(NotImplementedError, match="Dance"):
-        ANSWER(Dance(), None)
+        ANSWER(Dance(), InMemoryDatabase().tables)

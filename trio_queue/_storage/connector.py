@@ -21,10 +21,18 @@ from trio_queue._storage.parameters import Parameters, resolve_async
 from trio_queue._storage.senders import send_async, send_on_callers_async
 from trio_queue._storage.statements import statement_of
 from trio_queue._storage.store import PostgresJobStore, configure
-from trio_queue._storage.sync_connector import CLOSE_TIMEOUT, SyncPool, address_of, sync_connection
+from trio_queue._storage.sync_connector import (
+    CLOSE_TIMEOUT,
+    SyncPool,
+    SyncPsycopgConnector,
+    address_of,
+    sync_connection,
+)
 from trio_queue.connector import BaseConnector
 from trio_queue.exceptions import AppNotOpen, ConnectorException, SchemaError
 from trio_queue.store import JobStore, Verb
+
+__all__ = ["PsycopgConnector", "SyncPsycopgConnector"]
 
 R = TypeVar("R")
 

@@ -196,7 +196,7 @@ class SyncPsycopgConnector(BaseConnector):
     async def run_async(self, verb: Verb[R], connection: Any = None) -> R:
         """Only on the caller's own sync connection. Raises SyncConnectorConfigurationError."""
         if isinstance(connection, psycopg.Connection):
-            return self._sync.run_on(verb, connection)
+            return self._sync.run_on(verb, sync_connection(connection))
         raise SyncConnectorConfigurationError
 
     def open_store(self) -> AbstractAsyncContextManager[JobStore]:
@@ -211,7 +211,8 @@ class SyncPsycopgConnector(BaseConnector):
 def sync_connection(connection: Any) -> psycopg.Connection[Any]:
     """The caller's connection, if sync code can use it. Raises ConnectorException."""
     if isinstance(connection, psycopg.Connection):
-        return connection
+        fitting: psycopg.Connection[Any] = connection  # pyright: ignore[reportUnknownVariableType]  # a cast is redundant to mypy
+        return fitting
     if isinstance(connection, psycopg.AsyncConnection):
         raise ConnectorException(
             "connection= is an AsyncConnection: await defer_async() with it, "
