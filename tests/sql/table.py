@@ -30,9 +30,7 @@ def connect(conninfo: str) -> Connection:
     return psycopg.connect(conninfo, autocommit=True)
 
 
-def rows(
-    connection: Connection, text: str, parameters: Any = None
-) -> list[tuple[Any, ...]]:
+def rows(connection: Connection, text: str, parameters: Any = None) -> list[tuple[Any, ...]]:
     return connection.execute(text.encode(), parameters).fetchall()
 
 

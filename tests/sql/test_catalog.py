@@ -65,7 +65,9 @@ def test_a_database_of_ours_has_what_procrastinates_has(
 
 
 @pytest.mark.parametrize("catalog", [TYPES, COLUMNS, FUNCTIONS, CONSTRAINTS, INDEXES])
-def test_a_database_taken_over_keeps_what_procrastinate_made(stock: Connection, catalog: str) -> None:
+def test_a_database_taken_over_keeps_what_procrastinate_made(
+    stock: Connection, catalog: str
+) -> None:
     expected = rows(stock, catalog)
     schema.apply(stock)
     assert rows(stock, catalog) == expected
@@ -80,7 +82,9 @@ def test_triggers_have_the_same_names_and_differ_where_listed(
         schema.apply(stock)
     found = {row[0]: row for row in rows(stock if taken_over else connection, TRIGGERS)}
     assert set(found) == set(expected)
-    different = {name for name, row in found.items() if _normal(row[2]) != _normal(expected[name][2])}
+    different = {
+        name for name, row in found.items() if _normal(row[2]) != _normal(expected[name][2])
+    }
     assert different == REPLACED_TRIGGERS
 
 
@@ -101,10 +105,20 @@ ORDER BY kind, name
 """
 
 
-def test_both_ways_to_our_schema_lead_to_the_same_one(connection: Connection, stock: Connection) -> None:
+def test_both_ways_to_our_schema_lead_to_the_same_one(
+    connection: Connection, stock: Connection
+) -> None:
     schema.apply(stock)
-    expected = [row for row in rows(connection, OURS) if not row[1].startswith("procrastinate_jobs_notify_queue_job_aborted")]
-    found = [row for row in rows(stock, OURS) if not row[1].startswith("procrastinate_jobs_notify_queue_job_aborted")]
+    expected = [
+        row
+        for row in rows(connection, OURS)
+        if not row[1].startswith("procrastinate_jobs_notify_queue_job_aborted")
+    ]
+    found = [
+        row
+        for row in rows(stock, OURS)
+        if not row[1].startswith("procrastinate_jobs_notify_queue_job_aborted")
+    ]
     unlike = {row[1] for row in set(expected) ^ set(found)}
     # A condition in other words.
     assert unlike <= {"procrastinate_trigger_abort_requested_events_v1"}

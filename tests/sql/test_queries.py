@@ -134,7 +134,9 @@ def test_the_text_of_a_query_by_its_name() -> None:
 
 
 def test_parameters_are_found_once_each_in_order_and_descriptions_are_not_sent() -> None:
-    (found,) = parse("-- a file\n-- name: some\n-- What it is: %(not)s\nSELECT %(b)s, %(a)s, %(b)s;\n")
+    (found,) = parse(
+        "-- a file\n-- name: some\n-- What it is: %(not)s\nSELECT %(b)s, %(a)s, %(b)s;\n"
+    )
     assert found.parameters == ("b", "a")
     assert found.text == "SELECT %(b)s, %(a)s, %(b)s"
 
