@@ -23,6 +23,7 @@ from trio_queue.exceptions import (
     SyncConnectorConfigurationError,
 )
 from trio_queue.jobs import Job
+from trio_queue.schema import SchemaManager
 from trio_queue.store import CheckConnection, DeferJobs, ListJobs
 
 JOB = DeferJobs([Job(task_name="t")])
@@ -182,6 +183,24 @@ async def test_a_database_without_a_schema(database: str) -> None:
         await connector.run_async(ListJobs())
     assert await connector.run_async(CheckConnection()) is False
     await connector.close_async()
+
+
+@pytest.mark.parametrize("kind", [PsycopgConnector, SyncPsycopgConnector])
+def test_a_connection_apart(
+    database: str, kind: type[PsycopgConnector | SyncPsycopgConnector]
+) -> None:
+    with kind(conninfo=database, kwargs={"autocommit": False}).connect() as connection:
+        assert connection.autocommit
+        connection.execute("SELECT 1")
+    with pytest.raises(ConnectorException, match=r"127\.0\.0\.1"):
+        kind(conninfo=NOBODY).connect()
+
+
+async def test_a_schema_that_is_applied_through_the_connector(database: str) -> None:
+    connector = PsycopgConnector(conninfo=database)
+    await SchemaManager(connector).apply_schema_async()
+    async with connector.open_store() as store:
+        assert await store.run(CheckConnection())
 
 
 async def test_scripts_of_several_statements(database: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import psycopg
@@ -52,7 +52,12 @@ VERBS: list[Verb[Any]] = [
 
 def test_no_verb_is_forgotten() -> None:
     """Here, in memory, and among the queries."""
-    every: set[type[Verb[Any]]] = set(Verb.__subclasses__())
+    every: set[type[Verb[Any]]] = {
+        kind
+        for kind in cast("list[type[Verb[Any]]]", Verb.__subclasses__())
+        # What tests made up is not a verb of the port.
+        if kind.__module__ == store.__name__
+    }
     assert {type(verb) for verb in VERBS} == every
     assert set(ANSWER.registry) - {object} == every
     assert {kind.name for kind in every} <= set(QUERIES)
