@@ -68,7 +68,7 @@ def connect_timeout(parameters: dict[str, Any]) -> float:
     Raises:
         psycopg.ProgrammingError: ``connect_timeout`` is not a number.
     """
-    value = parameters.get("connect_timeout") or os.environ.get("PGCONNECT_TIMEOUT")
+    value = parameters.get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT"))
     if value is None:
         return DEFAULT_CONNECT_TIMEOUT
     try:

@@ -28,7 +28,7 @@ from psycopg.rows import tuple_row
 
 from trio_queue._pg.cancelling import Unsettled, cancel_on_server, settle
 from trio_queue._pg.connecting import connect_pgconn, connection_parameters
-from trio_queue._pg.cursor import RefusedServerCursor, TrioCursor
+from trio_queue._pg.cursor import TrioCursor, refuse_server_cursor
 from trio_queue._pg.waiting import ConnectionLock, Exchange, Pace, in_cancelled_scope
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
         self._exchanges = ConnectionLock(cleanup_timeout=5.0)
         self.lock = self._exchanges  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue] - psycopg only enters and leaves it
         self.cursor_factory = TrioCursor
-        self.server_cursor_factory = RefusedServerCursor
+        self.server_cursor_factory = refuse_server_cursor  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue] - psycopg only calls it
         self._pace = Pace()
         self._notifications: deque[Notify] = deque()
         self.add_notify_handler(self._notifications.append)

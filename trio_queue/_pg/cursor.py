@@ -56,12 +56,8 @@ class TrioCursor(psycopg.AsyncCursor[Any]):
         )
 
 
-class RefusedServerCursor(psycopg.AsyncServerCursor[Any]):
-    """What ``connection.cursor("name")`` would make: refused, for its fetches are statements."""
-
-    __slots__ = ()
-
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:  # pyright: ignore[reportMissingSuperCall]
-        raise psycopg.NotSupportedError(
-            "server-side cursors are not supported on Trio: leave out the name, or use LIMIT"
-        )
+def refuse_server_cursor(*_args: Any, **_kwargs: Any) -> NoReturn:
+    """Stand in for the factory that ``connection.cursor("name")`` calls."""
+    raise psycopg.NotSupportedError(
+        "server-side cursors are not supported on Trio: leave out the name, or use LIMIT"
+    )
