@@ -238,18 +238,23 @@ class EmbeddedServer:
         )
 
     def _remove_orphaned(self) -> None:
-        """Remove a throw-away server's files where its supervisor was killed and we were the last user."""
+        """Remove a throw-away server's files where no supervisor does it: it was killed, or never came to be."""
         try:
-            locks = DirectoryLocks.open(self.directory)
+            # Made anew they would keep a supervisor that removes the directory just now from doing so.
+            locks = DirectoryLocks.open(self.directory, create=False)
         except OSError:
             return
         try:
-            alone = all(
-                try_lock(lock, fcntl.LOCK_EX)
-                for lock in (locks.start, locks.supervisor, locks.users)
+            # A killed initdb's children hold this one for some milliseconds.
+            soon = time.monotonic() + 1.0
+            wait_for_lock(
+                locks.start, fcntl.LOCK_EX, deadline=soon, checkpoint=_no_checkpoint, what="initdb"
             )
+            alone = all(try_lock(lock, fcntl.LOCK_EX) for lock in (locks.supervisor, locks.users))
             if alone and locks.is_current() and is_throwaway(self.directory):
                 remove_files(removable(self.directory), str(self.directory))
+        except EmbeddedServerError:
+            return  # somebody else starts a server here, who will remove the files
         finally:
             locks.close()
 
