@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import attrs
 import psycopg
@@ -18,9 +17,6 @@ from tests.embedded.users import Caller, User
 from tests.waiting import wait_for_end
 from trio_queue.embedded import Binaries, EmbeddedServer, EmbeddedServerError
 from trio_queue.embedded.account import clean_environment, server_account
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 HOSTILE = {
     "LANG": "xx_YY.UTF-8",
@@ -48,7 +44,7 @@ def test_the_environment_does_not_reach_the_server(
                 "select current_setting('TimeZone'), current_setting('server_encoding'),"
                 " current_setting('lc_messages'), current_setting('listen_addresses')"
             ).fetchone()
-        assert row == ("UTF8" and ("UTC", "UTF8", "C", ""))
+        assert row == ("UTC", "UTF8", "C", "")
 
 
 def test_the_server_runs_as_an_account_that_is_not_root(
@@ -104,7 +100,7 @@ def test_root_without_an_account_to_run_as(monkeypatch: pytest.MonkeyPatch) -> N
 def test_root_runs_it_as_postgres_else_as_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"nobody": pwd.getpwnam("nobody")}
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(pwd, "getpwnam", lambda name: known[name])
+    monkeypatch.setattr(pwd, "getpwnam", known.__getitem__)
     assert server_account().name == "nobody"
     known["postgres"] = pwd.getpwuid(os.getuid())
     assert server_account().name == "postgres"
@@ -135,13 +131,12 @@ class TestRootsServer:
         with EmbeddedServer(directory, binaries=hidden) as server:
             postgres = server.state.postgres_pid
             assert Path(f"/proc/{postgres}/exe").readlink().is_relative_to(directory / "binaries")
-        wait_for_end(server_pid := postgres)
-        assert server_pid
+        wait_for_end(postgres)
         # An upgrade is another copy, and the only one.
-        earlier = os.listdir(directory / "binaries")
+        earlier = list((directory / "binaries").iterdir())
         upgraded = binaries.copied_to(closed / "two")
         with EmbeddedServer(directory, binaries=upgraded) as server:
-            copies = os.listdir(directory / "binaries")
+            copies = list((directory / "binaries").iterdir())
             assert len(copies) == 1
             assert copies != earlier
         assert closed.stat().st_mode & 0o777 == 0o700

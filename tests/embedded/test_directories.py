@@ -66,7 +66,7 @@ def test_a_directory_of_another_owner_is_refused(place: Path) -> None:
         shutil.chown(foreign, "nobody")
     else:
         foreign = Path("/usr")
-    with pytest.raises(EmbeddedServerError, match="belongs to the user id .* run as its owner"):
+    with pytest.raises(EmbeddedServerError, match=r"belongs to the user id .* run as its owner"):
         EmbeddedServer(foreign).start()
     assert not (foreign / "start.lock").exists()
 
@@ -84,12 +84,12 @@ def test_a_directory_with_other_files_is_refused_and_left_alone(
     (place / "thesis.txt").touch()
     with pytest.raises(EmbeddedServerError, match="files that no embedded server made"):
         EmbeddedServer(place, ephemeral=ephemeral).start()
-    assert os.listdir(place) == ["thesis.txt"]
+    assert list(place.iterdir()) == [place / "thesis.txt"]
 
 
 def test_a_directory_that_cannot_be_made_is_one_clear_error(place: Path) -> None:
     (place / "file").touch()
-    with pytest.raises(EmbeddedServerError, match="cannot be used .*: choose another one"):
+    with pytest.raises(EmbeddedServerError, match=r"cannot be used .*: choose another one"):
         EmbeddedServer(place / "file" / "server").start()
 
 

@@ -82,7 +82,8 @@ class EmbeddedServer:
         self._state: ServerState | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        if self._users is None:  # one that was started by `start()` is only ended by the block
+            self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
