@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import threading
 from typing import TYPE_CHECKING
 
+import attrs
 import psycopg
 import pytest
 import trio
 
 from tests.embedded.users import live_processes
 from tests.waiting import wait_for_end, wait_until
-from trio_queue.embedded import Binaries, EmbeddedServer, EmbeddedServerError, open_embedded_server
+from trio_queue.embedded import (
+    Binaries,
+    EmbeddedServer,
+    EmbeddedServerError,
+    ServerState,
+    open_embedded_server,
+)
+from trio_queue.embedded.locks import START_LOCK, SUPERVISOR_LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +93,25 @@ def test_a_server_that_does_not_start_says_why(place: Path, binaries: Binaries) 
         EmbeddedServer(place / "server", settings=wrong, binaries=binaries).start()
     with EmbeddedServer(place / "server", binaries=binaries) as mended:
         psycopg.connect(mended.conninfo()).close()
+
+
+def test_what_a_supervisor_wrote_of_a_server_that_is_dead_now(
+    place: Path, binaries: Binaries
+) -> None:
+    """Between the server's death and its supervisor's end: not joined, but waited for."""
+    dead = ServerState(
+        str(place), 5432, tcp=False, data=str(place), supervisor_pid=1, postgres_pid=1
+    )
+    for name in (START_LOCK, SUPERVISOR_LOCK):
+        (place / name).touch()
+    with (place / SUPERVISOR_LOCK).open("w") as held:
+        held.write(json.dumps(attrs.asdict(dead)))
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(EmbeddedServerError, match="neither runs nor stops: end its supervisor"):
+            EmbeddedServer(place, binaries=binaries, start_timeout=0.0).start()
+    with EmbeddedServer(place, binaries=binaries) as server:
+        psycopg.connect(server.conninfo()).close()
 
 
 def test_threads_at_once(place: Path, binaries: Binaries) -> None:
