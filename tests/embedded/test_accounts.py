@@ -81,9 +81,7 @@ def test_a_user_id_without_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not IS_ROOT, reason="only root can run a process as an unknown user id")
 def test_a_process_with_a_user_id_without_an_entry(place: Path, ordinary_user: Caller) -> None:
     unknown = attrs.evolve(ordinary_user, uid=54321)
-    directory = place / "server"
-    directory.mkdir(0o700)
-    with User(unknown, unknown.own(directory)) as user:
+    with User(unknown, place / "where it may not write") as user:
         assert "user id 54321 has no entry" in user.error
 
 

@@ -47,7 +47,7 @@ async def test_cancelled_while_it_starts(
     os.mkfifo(begun)
     begun.chmod(0o666)
     hanging = fake_binaries(
-        f"echo begun > {begun}; exec sleep 1000", "echo 'postgres (PostgreSQL) 18.1'"
+        f"echo begun > {begun}; sleep 1000; exit 1", "echo 'postgres (PostgreSQL) 18.1'"
     )
 
     async def start() -> None:
@@ -79,10 +79,10 @@ def test_given_up_while_the_server_starts(place: Path, binaries: Binaries) -> No
 def test_a_start_that_takes_too_long(
     place: Path, fake_binaries: Callable[[str, str], Binaries]
 ) -> None:
-    hanging = fake_binaries("exec sleep 1000", "echo 'postgres (PostgreSQL) 18.1'")
+    hanging = fake_binaries("sleep 1000; exit 1", "echo 'postgres (PostgreSQL) 18.1'")
     with pytest.raises(EmbeddedServerError, match="did not end in time: give it more"):
         EmbeddedServer(place / "server", binaries=hanging, start_timeout=0.0).start()
-    assert not live_processes("sleep 1000")
+    assert not live_processes(str(place))
 
 
 def test_a_server_that_does_not_start_says_why(place: Path, binaries: Binaries) -> None:

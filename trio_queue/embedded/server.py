@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from trio_queue.embedded.account import server_account
 from trio_queue.embedded.binaries import Binaries, find_binaries
 from trio_queue.embedded.cluster import password_file
 from trio_queue.embedded.directories import (
@@ -160,6 +161,7 @@ class EmbeddedServer:
                 "this EmbeddedServer has been started already: make one for each use"
             )
         deadline = time.monotonic() + self._start_timeout
+        server_account()  # a caller that cannot run a server hears that, not what its missing home leads to
         while True:
             claim_directory(self.directory)
             try:
