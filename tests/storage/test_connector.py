@@ -12,6 +12,7 @@ import psycopg
 import psycopg_pool
 import pytest
 import trio
+from psycopg import sql
 
 from trio_queue._storage.connector import PsycopgConnector
 from trio_queue._storage.sync_connector import SyncPsycopgConnector
@@ -222,6 +223,15 @@ async def test_what_connections_are_set_to(queue_database: str) -> None:
         "SELECT current_setting('default_transaction_isolation'),"
         " current_setting('application_name'), current_setting('TimeZone')"
     )
+    with psycopg.connect(queue_database, autocommit=True) as admin:
+        name = sql.Identifier(admin.info.dbname)
+        for setting in (
+            "TimeZone = 'Asia/Tokyo'",
+            "default_transaction_isolation = 'serializable'",
+        ):
+            admin.execute(
+                sql.SQL("ALTER DATABASE {} SET ").format(name).as_bytes() + setting.encode()
+            )
     connector = PsycopgConnector(conninfo=queue_database, configure=set_work_mem)
     await connector.open_async()
     expected = [("read committed", "trio_queue", "UTC")]
