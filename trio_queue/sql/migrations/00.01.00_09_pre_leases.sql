@@ -1,5 +1,9 @@
 -- What becomes of the jobs of a worker whose row is gone. The trigger on the deletion of workers has noted them in
 -- trio_queue_orphans and cleared their worker_id; whoever takes one over puts its own id there and deletes the note.
+--
+-- Each job is looked up by its id in a subquery of its own, which no planner can turn round: planned while the table is small, a plain
+-- join that is asked for the order of ids walks the whole primary key, and goes on doing so when the table has grown. `status` is
+-- compared as text for the reason that trio_queue_finish_jobs_v1 gives.
 
 -- Take over jobs of a row that was lost, under the one that the worker got by registering anew. Answers the ids, in order, of those
 -- that are its own now: `doing`, with as many attempts, under no worker, under the lost id, or under the new one already (an earlier
@@ -20,16 +24,19 @@ BEGIN
         RAISE array_subscript_error USING MESSAGE = 'job_ids and attempts must be equally long';
     END IF;
     WITH held AS MATERIALIZED (
-        SELECT j.id, j.attempts, j.worker_id
-          FROM unnest(job_ids, fences) AS run (id, attempts) JOIN procrastinate_jobs j ON j.id = run.id
-         WHERE j.status::text = 'doing' AND j.attempts = run.attempts
-           AND (j.worker_id IS NULL OR j.worker_id IN (lost, adopter))
-         ORDER BY j.id FOR NO KEY UPDATE OF j),
+        SELECT mine.id, mine.attempts, mine.worker_id
+          FROM (SELECT u.id, u.attempts FROM unnest(job_ids, fences) AS u (id, attempts) ORDER BY u.id) run
+         CROSS JOIN LATERAL (
+            SELECT j.id, j.attempts, j.worker_id FROM procrastinate_jobs j
+             WHERE j.id = run.id AND j.status::text = 'doing' AND j.attempts = run.attempts
+               AND (j.worker_id IS NULL OR j.worker_id IN (lost, adopter))
+               FOR NO KEY UPDATE) mine),
     taken AS (
         UPDATE procrastinate_jobs j SET worker_id = adopter FROM held
-         WHERE j.id = held.id AND held.worker_id IS DISTINCT FROM adopter),
+         WHERE j.id = ANY (job_ids) AND j.id = held.id AND held.worker_id IS DISTINCT FROM adopter),
     forgotten AS (
-        DELETE FROM trio_queue_orphans o USING held WHERE o.job_id = held.id AND o.attempts = held.attempts)
+        DELETE FROM trio_queue_orphans o USING held
+         WHERE o.job_id = ANY (job_ids) AND o.job_id = held.id AND o.attempts = held.attempts)
     SELECT array_agg(held.id ORDER BY held.id) INTO adopted FROM held;
     RETURN coalesce(adopted, '{}');
 END $$;
@@ -94,20 +101,21 @@ BEGIN
         last_attempts := noted_attempts[cardinality(noted_ids)];
 
         WITH held AS MATERIALIZED (
-            SELECT j.id
-              FROM unnest(noted_ids, noted_attempts) AS note (id, attempts) JOIN procrastinate_jobs j ON j.id = note.id
-             WHERE j.status::text = 'doing' AND j.worker_id IS NULL AND j.attempts = note.attempts
-             ORDER BY j.id FOR NO KEY UPDATE OF j SKIP LOCKED),
-        taken AS (UPDATE procrastinate_jobs j SET worker_id = adopter FROM held WHERE j.id = held.id)
+            SELECT free.id FROM unnest(noted_ids, noted_attempts) AS note (id, attempts) CROSS JOIN LATERAL (
+                SELECT j.id FROM procrastinate_jobs j
+                 WHERE j.id = note.id AND j.status::text = 'doing' AND j.worker_id IS NULL AND j.attempts = note.attempts
+                   FOR NO KEY UPDATE SKIP LOCKED) free),
+        taken AS (
+            UPDATE procrastinate_jobs j SET worker_id = adopter FROM held WHERE j.id = ANY (noted_ids) AND j.id = held.id)
         SELECT array_agg(held.id) INTO batch FROM held;
         adopted := adopted || batch;
 
         -- Of those taken now, of those that have ended or moved on; a job that was skipped looks like an orphan still.
         DELETE FROM trio_queue_orphans o
          USING unnest(noted_ids, noted_attempts) AS note (id, attempts)
-         WHERE o.job_id = note.id AND o.attempts = note.attempts AND NOT EXISTS (
-               SELECT FROM procrastinate_jobs j
-                WHERE j.id = note.id AND j.status::text = 'doing' AND j.worker_id IS NULL AND j.attempts = note.attempts);
+         WHERE o.job_id = ANY (noted_ids) AND o.job_id = note.id AND o.attempts = note.attempts AND (
+               SELECT j.id FROM procrastinate_jobs j
+                WHERE j.id = note.id AND j.status::text = 'doing' AND j.worker_id IS NULL AND j.attempts = note.attempts) IS NULL;
     END LOOP;
 
     IF adopted <> '{}' THEN
