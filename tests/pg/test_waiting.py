@@ -13,6 +13,7 @@ from psycopg.waiting import Ready, Wait
 
 from tests.pg.helpers import terminate
 from trio_queue._pg import waiting
+from trio_queue._pg.bounded import BoundedConnection
 from trio_queue._pg.waiting import (
     PSYCOPG_INTERNALS,
     ConnectionLock,
@@ -36,6 +37,8 @@ async def test_psycopg_still_has_what_is_relied_on(name: str, connection: TrioCo
         plain = psycopg.AsyncConnection(connection.pgconn)
         plain._pool = None  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue] - silences its ResourceWarning
         assert hasattr(plain, name.rpartition(".")[2])
+    elif name.startswith("psycopg.Connection."):
+        assert hasattr(psycopg.Connection, name.rpartition(".")[2])
     elif name.startswith("psycopg.AsyncCursor."):
         assert inspect.iscoroutinefunction(getattr(psycopg.AsyncCursor, name.rpartition(".")[2]))
     else:
@@ -51,6 +54,8 @@ def test_the_values_that_generators_speak() -> None:
 def test_wait_is_called_with_keywords_that_are_understood() -> None:
     known = set(inspect.signature(waiting_method()).parameters)
     assert set(inspect.signature(psycopg.AsyncConnection.wait).parameters) <= known
+    known = set(inspect.signature(BoundedConnection.wait).parameters)
+    assert set(inspect.signature(psycopg.Connection.wait).parameters) <= known
 
 
 def waiting_method() -> Any:
