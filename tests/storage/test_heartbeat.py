@@ -132,17 +132,24 @@ async def test_leaving_the_block_calls_off_a_beat_that_hangs(queue_database: str
         assert line.connections[0].closed
 
 
-class HangingLine(HeartbeatLine):
-    """Its beats wait for an answer that does not come."""
+class RecordedLine(HeartbeatLine):
+    """It keeps its connections."""
 
     def __init__(self, conninfo: str) -> None:
         super().__init__(Parameters(conninfo, {}))
-        self.hangs = threading.Event()
         self.connections: list[BoundedConnection] = []
 
     def connect(self) -> BoundedConnection:
         self.connections.append(super().connect())
         return self.connections[-1]
+
+
+class HangingLine(RecordedLine):
+    """Its beats wait for an answer that does not come."""
+
+    def __init__(self, conninfo: str) -> None:
+        super().__init__(conninfo)
+        self.hangs = threading.Event()
 
     def beat(self, connection: BoundedConnection, worker_id: int) -> bool:
         connection.execute("SET statement_timeout = 0")
@@ -212,9 +219,8 @@ async def test_the_row_is_deleted_and_then_the_process_ends(
     ended = Ended()
     async with PostgresJobStore(Parameters(queue_database, {})) as store:
         worker_id = await store.run(registration())
-        thread = HeartbeatThread(
-            HeartbeatLine(Parameters(queue_database, {})), worker_id, 600, ended
-        )
+        line = RecordedLine(queue_database)
+        thread = HeartbeatThread(line, worker_id, 600, ended)
         thread.start()
         with psycopg.connect(queue_database, autocommit=True) as observer:
             heartbeat_backend(observer)
@@ -225,6 +231,7 @@ async def test_the_row_is_deleted_and_then_the_process_ends(
         await trio.to_thread.run_sync(ended.wait)
         assert await store.run(ListWorkers()) == []
         await thread.stop()
+    assert len(line.connections) == 1 + terminated
     assert ended.statuses == [143]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -143,6 +144,7 @@ class HeartbeatLine:
         connection.execute(
             "SELECT set_config('statement_timeout', %s, false)", [f"{HEARTBEAT_TIMEOUT}s"]
         )
+        connection.deadline = math.inf
         return connection
 
     def beat(self, connection: BoundedConnection, worker_id: int) -> bool:
