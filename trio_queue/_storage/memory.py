@@ -142,6 +142,8 @@ class _Lease:
         self._interval = interval
         self._lost = trio.Event()
 
+    # Ctrl-C is for the program's main task, and no reason for a heartbeat to end.
+    @trio.lowlevel.enable_ki_protection
     async def beat(self) -> None:
         """Renew the lease without end."""
         while True:

@@ -140,11 +140,10 @@ class Fetcher:
             await self._bell.wait()
 
     async def give_back(self) -> None:
-        """When the drain has begun: release what a lost claim may hold; a service.
+        """Release what a lost claim may hold, when `fetch` has ended; a service.
 
         What it cannot do in time is done when the worker unregisters.
         """
-        await self._shutdown.draining.wait()
         backoff = Backoff()
         while self._unanswered:
             try:
