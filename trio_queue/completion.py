@@ -175,7 +175,15 @@ def _failed(
 def _retry_decision(
     strategy: BaseRetryStrategy | None, error: BaseException, job: Job
 ) -> RetryDecision | None:
-    return None if strategy is None else strategy.get_retry_decision(exception=error, job=job)
+    if strategy is None:
+        return None
+    decision: object = strategy.get_retry_decision(exception=error, job=job)
+    if decision is None or isinstance(decision, RetryDecision):
+        return decision
+    raise TypeError(
+        f"{type(strategy).__name__}.get_retry_decision() returned {decision!r}: "
+        "return a RetryDecision, or None to give up"
+    )
 
 
 def _give_back(
