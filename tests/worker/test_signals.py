@@ -97,6 +97,25 @@ async def test_a_handler_that_somebody_put_there_meanwhile_stays(app: App) -> No
         signal.signal(signal.SIGTERM, before)
 
 
+async def test_every_worker_of_the_process_hears_a_signal_and_the_last_one_restores_the_handlers(
+    app: App, connector: FaultyConnector
+) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    steps = Steps()
+    await app.task(name="job")(steps.__call__).defer_async()
+    first, second = Worker(app), Worker(app)
+    async with app.open_async(), trio.open_nursery() as nursery:
+        await nursery.start(first.run)
+        await steps.started.wait()
+        await nursery.start(second.run)
+        signal.raise_signal(signal.SIGTERM)
+        await wait_until(lambda: second.stage is Stage.STOPPED)
+        assert first.stage is Stage.DRAINING
+        assert [signal.getsignal(number) for number in SIGNALS] != before
+        steps.may_end.set()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
 async def test_without_the_option_no_handler_is_installed(app: App) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     worker = Worker(app, install_signal_handlers=False)
