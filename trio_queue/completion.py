@@ -116,6 +116,11 @@ def decide(
             assert_never(outcome)
 
 
+def without_retry(completion: Completion) -> Completion:
+    """What is written for a job that was to be retried, and cannot: it ends."""
+    return attrs.evolve(completion, status=completion.if_abort_requested, retry=None)
+
+
 def is_job_aborted(error: BaseException) -> bool:
     """Whether this says that the job gave up because it was asked to, and nothing else."""
     return all(isinstance(leaf, JobAborted) for leaf in leaves(error))

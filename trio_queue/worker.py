@@ -241,7 +241,7 @@ class Worker:
             supervised("report", self._report)
             supervised("heartbeat", lease.watch)
             supervised("show stage", lease.show_stage)
-            supervised("complete", completer.write)
+            services.start_soon(self._keep_writing, completer)
             supervised("poll aborts", ear.poll_aborts)
             if notifications is not None:
                 supervised("listen", partial(ear.listen, notifications))
@@ -268,6 +268,12 @@ class Worker:
         self._running.give_back_unstarted()
         await self._shutdown.wait_aborting()
         self._running.abort_all(AbortReason.SHUTDOWN)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _keep_writing(self, completer: Completer) -> None:
+        """The one service that goes on after an error: jobs keep their places until it has written."""
+        while True:
+            await self._supervisor.run("complete", completer.write)
 
     async def _report(self) -> None:
         """While it drains, say every few seconds what it waits for; a service."""

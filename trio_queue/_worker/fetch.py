@@ -155,7 +155,7 @@ class Fetcher:
 
     async def _release(self) -> None:
         released = await self._database.run(
-            ReleaseJobs(self._lease.worker_id, self._running.ids), bound=CLAIM_BOUND
+            ReleaseJobs(self._lease.worker_id, self._running.held_ids), bound=CLAIM_BOUND
         )
         self._unanswered = False
         if released:

@@ -88,7 +88,7 @@ class Lease:
         backoff = Backoff()
         while True:
             try:
-                await self._database.run(ReleaseJobs(self.worker_id, []))
+                await self._database.run(ReleaseJobs(self.worker_id, self._running.held_ids))
                 await self._database.run(UnregisterWorker(self.worker_id))
             except TrioQueueException as error:
                 if not self._database.is_transient(error):

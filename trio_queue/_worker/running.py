@@ -79,6 +79,7 @@ class RunningJobs:
         self._places = places
         self._jobs: dict[int, RunningJob] = {}
         self._let_go = trio.Event()
+        self._left: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -91,9 +92,9 @@ class RunningJobs:
         return self._jobs.get(job_id)
 
     @property
-    def ids(self) -> list[int]:
-        """The ids of the jobs in our hands."""
-        return list(self._jobs)
+    def held_ids(self) -> list[int]:
+        """The rows that must not be released: of jobs in our hands, or left to the rescue."""
+        return [*self._jobs, *self._left]
 
     @property
     def free_places(self) -> int:
@@ -109,6 +110,7 @@ class RunningJobs:
         """Take a claimed job into our hands."""
         assert running.id not in self._jobs, "a job is in our hands once"
         self._jobs[running.id] = running
+        self._left.discard(running.id)
 
     def let_go(self, jobs: Iterable[RunningJob]) -> None:
         """Their rows are written: their places are free."""
@@ -117,6 +119,12 @@ class RunningJobs:
                 del self._jobs[running.id]
         self._let_go.set()
         self._let_go = trio.Event()
+
+    def leave(self, jobs: Iterable[RunningJob]) -> None:
+        """Their bodies ran and their rows cannot be written: they stay as they are, for the rescue."""
+        left = list(jobs)
+        self._left.update(running.id for running in left)
+        self.let_go(left)
 
     async def wait_free_place(self) -> None:
         """Wait until another job may be claimed."""
