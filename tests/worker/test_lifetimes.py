@@ -108,6 +108,7 @@ async def test_a_service_that_cannot_recover_stops_the_worker_and_its_error_come
         ended.append(trio.current_time())
 
     await job.defer_async()
+    store.delay(UpdateWorkerStage, seconds=1)  # else it may fail before the job is claimed
     store.fail(verb, error=OnPurpose, transient=False, skip=calls)
     worker = Worker(app, concurrency=2, install_signal_handlers=False)
     with pytest.raises(OnPurpose):

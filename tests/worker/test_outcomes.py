@@ -181,6 +181,7 @@ async def test_a_job_that_notices_and_returns_has_succeeded(
     async with working(app) as worker:
         await gate.wait_entered()
         worker.abort()
+        await trio.testing.wait_all_tasks_blocked()
         gate.open()
     assert connector.statuses == ["succeeded"]
 
@@ -494,6 +495,7 @@ async def test_what_was_asked_while_the_thread_ran_cancels_what_it_returned(
     async with working(app) as worker:
         await gate.wait_entered()
         worker.abort()
+        await trio.testing.wait_all_tasks_blocked()
         gate.open()
     assert awaited == []
     assert connector.statuses == ["aborted"]

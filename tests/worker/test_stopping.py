@@ -382,6 +382,7 @@ async def test_a_sync_job_hears_of_the_drain_and_of_the_abort(app: App, gate: Th
         gate.open()
         await heard_abort.wait_entered()
         worker.abort()
+        await trio.testing.wait_all_tasks_blocked()
         heard_abort.open()
     assert heard == [(False, None), (True, None), (True, AbortReason.SHUTDOWN)]
 
@@ -420,6 +421,7 @@ async def test_an_aborted_sync_job_may_still_defer_from_its_thread(
     async with working(app) as worker:
         await gate.wait_entered()
         worker.abort()
+        await trio.testing.wait_all_tasks_blocked()
         gate.open()
     assert connector.statuses == ["succeeded", "todo"]
 

@@ -158,7 +158,8 @@ class _Lease:
     def renew(self, worker_id: int) -> None:
         """See Heartbeat."""
         self._worker_id = worker_id
-        self._lost = trio.Event()
+        if self._lost.is_set():  # else who waits already goes on waiting for this one
+            self._lost = trio.Event()
 
 
 class InMemoryJobStore:

@@ -78,25 +78,25 @@ class Fetcher:
         while True:
             await self._running.wait_free_place()
             self._bell = trio.Event()
+            worker_id = self._lease.worker_id
             try:
-                found_all = await self._claim(hand_over)
+                found_all = await self._claim(worker_id, hand_over)
                 backoff.reset()
                 if found_all and await self._rest():
                     self._shutdown.post(Event.NO_JOB_LEFT, "wait=False, no job is left")
                     return
             except WorkerGone:
-                await self._lease.renew(self._lease.worker_id)
+                await self._lease.renew(worker_id)
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
                     raise
                 await trio.sleep(backoff.next())
 
-    async def _claim(self, hand_over: Callable[[RunningJob], None]) -> bool:
+    async def _claim(self, worker_id: int, hand_over: Callable[[RunningJob], None]) -> bool:
         """Claim once. Answers whether there was less to claim than places."""
         if self._unanswered:
             await self._release()
         limit = self._running.free_places
-        worker_id = self._lease.worker_id
         self._unanswered = True
         try:
             jobs = await self._database.run(
@@ -117,7 +117,10 @@ class Fetcher:
     def _take(self, job: Job, worker_id: int, hand_over: Callable[[RunningJob], None]) -> None:
         running = RunningJob(job, worker_id)
         self._running.add(running)
-        if job.abort_requested or job.id in self._early_aborts:
+        if worker_id != self._lease.worker_id:
+            # The row was lost while the claim was under way, and the job with it.
+            running.abort(AbortReason.LEASE_LOST)
+        elif job.abort_requested or job.id in self._early_aborts:
             running.abort(AbortReason.USER_REQUEST)
         hand_over(running)
 

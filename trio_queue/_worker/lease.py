@@ -105,8 +105,10 @@ class Lease:
         """Register anew whenever the row is found gone, without end; a service."""
         assert self._heartbeat is not None, "runs inside held()"
         while True:
+            # Asked for before the wait: a claim may notice the loss too, and have renewed by then.
+            worker_id = self.worker_id
             await self._heartbeat.wait_lost()
-            await self.renew(self.worker_id)
+            await self.renew(worker_id)
 
     async def renew(self, lost_id: int) -> None:
         """Register anew, unless that was done already. The jobs under the old id are lost."""
@@ -141,14 +143,16 @@ class Lease:
         A change that cannot be shown is shown with the next one: nobody waits for it.
         """
         shown = None
+        backoff = Backoff()
         while True:
             if (stage := self._shutdown.stage) is not shown:
                 try:
                     await self._database.run(UpdateWorkerStage(self.worker_id, stage.value))
                     shown = stage
+                    backoff.reset()
                 except TrioQueueException as error:
                     if not self._database.is_transient(error):
                         raise
-                    await trio.sleep(Backoff().next())
+                    await trio.sleep(backoff.next())
             else:
                 await self._shutdown.wait_change()

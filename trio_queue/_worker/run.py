@@ -67,6 +67,8 @@ class Runner:
 
     async def _outcome(self, task: AnyTask, running: RunningJob) -> Outcome:
         outcome: Outcome = Interrupted()
+        if self._shutdown.draining.is_set():
+            running.give_back()  # the drain began between the claim and this first step
         try:
             with running.scope:
                 # A scope cancelled beforehand would still run its body to the first checkpoint.
