@@ -203,7 +203,6 @@ class Worker:
             options=self.options,
             running=self._running,
             shutdown=self._shutdown,
-            reporter=self._reporter,
         )
         completer = Completer(
             database=database,

@@ -97,8 +97,7 @@ class Completer:
             self._reporter.retry_refused(ended, error)
             await self._write([attrs.evolve(ended, completion=without_retry(ended.completion))])
             return
-        self._running.leave(ended.running for ended in batch)
-        self._reporter.not_written(batch, error)
+        self._leave(batch, error)
 
     def _must_give_up(self, failing_since: float) -> bool:
         # Until then no other worker touches these rows; from then on they are the rescue's. Other
@@ -112,8 +111,12 @@ class Completer:
             f"the worker stopped while the database was away: the outcomes of {len(batch)} jobs "
             f"could not be written, their rows stay `doing` until they are rescued: {calls}"
         )
+        self._leave(batch, self.error)
+
+    def _leave(self, batch: list[Ended], error: Exception) -> None:
         self._running.leave(ended.running for ended in batch)
-        self._reporter.not_written(batch, self.error)
+        self._written(batch)
+        self._reporter.not_written(batch, error)
 
     def _let_go(self, batch: list[Ended], answers: Sequence[Finished]) -> None:
         statuses = {answer.job_id: answer.status for answer in answers}

@@ -9,13 +9,12 @@ import trio
 from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database, TooSlow
 from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options
-from trio_queue._worker.report import Ended, Reporter
+from trio_queue._worker.report import Ended
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.jobs import AbortReason, Job, Status
-from trio_queue.log import Action, fields
-from trio_queue.store import FetchJobs, HasEligibleJob, NextScheduledIn, ReleaseJobs
+from trio_queue.store import FetchJobs, HasEligibleJob, NextScheduledIn
 
 #: Seconds between two looks of a `wait=False` worker at a job that another's open claim holds.
 MOMENT = 0.05
@@ -32,14 +31,12 @@ class Fetcher:
         options: Options,
         running: RunningJobs,
         shutdown: Shutdown,
-        reporter: Reporter,
     ) -> None:
         self._database = database
         self._lease = lease
         self._options = options
         self._running = running
         self._shutdown = shutdown
-        self._reporter = reporter
         # Silenced before a claim: what rings while it is under way is heard after it.
         self._bell = trio.Event()
         # A claim was sent whose answer has not come: rows may be `doing` that nobody runs.
@@ -157,13 +154,5 @@ class Fetcher:
                 await trio.sleep(backoff.next())
 
     async def _release(self) -> None:
-        released = await self._database.run(
-            ReleaseJobs(self._lease.worker_id, self._running.held_ids), bound=CLAIM_BOUND
-        )
+        await self._lease.release()
         self._unanswered = False
-        if released:
-            self._reporter.logger.info(
-                "Gave back %d jobs whose claim was not answered",
-                len(released),
-                extra=fields(Action.RELEASED_JOBS, jobs=[each.job_id for each in released]),
-            )

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from trio_queue._version import __version__
-from trio_queue._worker.database import Backoff, Database
+from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database
 from trio_queue._worker.options import Options
 from trio_queue._worker.running import RunningJobs
 from trio_queue._worker.shutdown import Shutdown
@@ -88,7 +88,7 @@ class Lease:
         backoff = Backoff()
         while True:
             try:
-                await self._database.run(ReleaseJobs(self.worker_id, self._running.held_ids))
+                await self.release()
                 await self._database.run(UnregisterWorker(self.worker_id))
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
@@ -100,6 +100,18 @@ class Lease:
                 await trio.sleep(backoff.next())
             else:
                 return
+
+    async def release(self) -> None:
+        """Give back what is `doing` under this row and not in our hands: claims that were not answered."""
+        released = await self._database.run(
+            ReleaseJobs(self.worker_id, self._running.held_ids), bound=CLAIM_BOUND
+        )
+        if released:
+            self._logger.info(
+                "Gave back the jobs of claims that were not answered: %s",
+                ", ".join(str(each.job_id) for each in released),
+                extra=fields(Action.RELEASED_JOBS, jobs=[each.job_id for each in released]),
+            )
 
     async def watch(self) -> None:
         """Register anew whenever the row is found gone, without end; a service."""
