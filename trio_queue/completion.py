@@ -116,6 +116,11 @@ def decide(
             assert_never(outcome)
 
 
+def without_retry(completion: Completion) -> Completion:
+    """What is written for a job that was to be retried, and cannot: it ends."""
+    return attrs.evolve(completion, status=completion.if_abort_requested, retry=None)
+
+
 def is_job_aborted(error: BaseException) -> bool:
     """Whether this says that the job gave up because it was asked to, and nothing else."""
     return all(isinstance(leaf, JobAborted) for leaf in leaves(error))
@@ -174,7 +179,15 @@ def _failed(
 def _retry_decision(
     strategy: BaseRetryStrategy | None, error: BaseException, job: Job
 ) -> RetryDecision | None:
-    return None if strategy is None else strategy.get_retry_decision(exception=error, job=job)
+    if strategy is None:
+        return None
+    decision: object = strategy.get_retry_decision(exception=error, job=job)
+    if decision is None or isinstance(decision, RetryDecision):
+        return decision
+    raise TypeError(
+        f"{type(strategy).__name__}.get_retry_decision() returned {decision!r}: "
+        "return a RetryDecision, or None to give up"
+    )
 
 
 def _give_back(

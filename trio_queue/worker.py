@@ -93,6 +93,9 @@ class Worker:
         """Abort the running jobs, then stop. From any thread, at any time, as often as one likes."""
         self._shutdown.abort("abort() was called")
 
+    # Ctrl-C must reach the one task that hears it, not whichever of ours happens to hold the CPU:
+    # each task of the worker begins with a protected function.
+    @trio.lowlevel.enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until asked to stop, or, with `wait=False`, until no job is left.
 
@@ -149,6 +152,7 @@ class Worker:
                     self._shutdown.stop("the scope around run() was cancelled")
         return interrupt
 
+    @trio.lowlevel.enable_ki_protection
     async def _live(self, task_status: trio.TaskStatus[None]) -> None:
         try:
             # A stop while STARTING cancels this scope; from RUNNING on nobody does.
@@ -156,6 +160,8 @@ class Worker:
                 await self._work(task_status)
         except BaseException as error:  # noqa: BLE001 - handed to run(), which raises it bare
             self._error = self._error or error
+            # What breaks here while it runs, a bug of ours, ends the worker by the same stages.
+            self._shutdown.stop(f"it broke: {error!r}")
         finally:
             self._shutdown.post(Event.ENDED, "every job has ended")
             self._ended.set()
@@ -197,7 +203,6 @@ class Worker:
             options=self.options,
             running=self._running,
             shutdown=self._shutdown,
-            reporter=self._reporter,
         )
         completer = Completer(
             database=database,
@@ -223,10 +228,7 @@ class Worker:
             running=self._running,
         )
         periodic = PeriodicDeferrer(
-            app=self.app,
-            database=database,
-            shutdown=self._shutdown,
-            logger=self._reporter.logger,
+            app=self.app, database=database, logger=self._reporter.logger
         )
         intake = trio.CancelScope()
         async with trio.open_nursery() as services:
@@ -238,10 +240,8 @@ class Worker:
             supervised("report", self._report)
             supervised("heartbeat", lease.watch)
             supervised("show stage", lease.show_stage)
-            supervised("complete", completer.write)
+            services.start_soon(self._keep_writing, completer)
             supervised("poll aborts", ear.poll_aborts)
-            supervised("periodic", periodic.defer)
-            supervised("give back", fetcher.give_back)
             if notifications is not None:
                 supervised("listen", partial(ear.listen, notifications))
             async with trio.open_nursery() as jobs:
@@ -250,7 +250,11 @@ class Worker:
                     jobs.start_soon(runner.run, running)
 
                 with intake:
-                    await self._supervisor.run("fetch", partial(fetcher.fetch, hand_over))
+                    async with trio.open_nursery() as intakes:
+                        intakes.start_soon(self._supervisor.run, "periodic", periodic.defer)
+                        await self._supervisor.run("fetch", partial(fetcher.fetch, hand_over))
+                # Not before: a claim that is still being cancelled could come after the release.
+                supervised("give back", fetcher.give_back)
             # A job keeps its place until its row is written: leaving the services would lose it.
             await self._running.wait_none()
             services.cancel_scope.cancel(reason="every job has ended and every row is written")
@@ -263,6 +267,12 @@ class Worker:
         self._running.give_back_unstarted()
         await self._shutdown.wait_aborting()
         self._running.abort_all(AbortReason.SHUTDOWN)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _keep_writing(self, completer: Completer) -> None:
+        """The one service that goes on after an error: jobs keep their places until it has written."""
+        while True:
+            await self._supervisor.run("complete", completer.write)
 
     async def _report(self) -> None:
         """While it drains, say every few seconds what it waits for; a service."""

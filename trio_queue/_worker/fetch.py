@@ -9,13 +9,12 @@ import trio
 from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database, TooSlow
 from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options
-from trio_queue._worker.report import Ended, Reporter
+from trio_queue._worker.report import Ended
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.jobs import AbortReason, Job, Status
-from trio_queue.log import Action, fields
-from trio_queue.store import FetchJobs, HasEligibleJob, NextScheduledIn, ReleaseJobs
+from trio_queue.store import FetchJobs, HasEligibleJob, NextScheduledIn
 
 #: Seconds between two looks of a `wait=False` worker at a job that another's open claim holds.
 MOMENT = 0.05
@@ -32,14 +31,12 @@ class Fetcher:
         options: Options,
         running: RunningJobs,
         shutdown: Shutdown,
-        reporter: Reporter,
     ) -> None:
         self._database = database
         self._lease = lease
         self._options = options
         self._running = running
         self._shutdown = shutdown
-        self._reporter = reporter
         # Silenced before a claim: what rings while it is under way is heard after it.
         self._bell = trio.Event()
         # A claim was sent whose answer has not come: rows may be `doing` that nobody runs.
@@ -78,25 +75,25 @@ class Fetcher:
         while True:
             await self._running.wait_free_place()
             self._bell = trio.Event()
+            worker_id = self._lease.worker_id
             try:
-                found_all = await self._claim(hand_over)
+                found_all = await self._claim(worker_id, hand_over)
                 backoff.reset()
                 if found_all and await self._rest():
                     self._shutdown.post(Event.NO_JOB_LEFT, "wait=False, no job is left")
                     return
             except WorkerGone:
-                await self._lease.renew(self._lease.worker_id)
+                await self._lease.renew(worker_id)
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
                     raise
                 await trio.sleep(backoff.next())
 
-    async def _claim(self, hand_over: Callable[[RunningJob], None]) -> bool:
+    async def _claim(self, worker_id: int, hand_over: Callable[[RunningJob], None]) -> bool:
         """Claim once. Answers whether there was less to claim than places."""
         if self._unanswered:
             await self._release()
         limit = self._running.free_places
-        worker_id = self._lease.worker_id
         self._unanswered = True
         try:
             jobs = await self._database.run(
@@ -117,7 +114,10 @@ class Fetcher:
     def _take(self, job: Job, worker_id: int, hand_over: Callable[[RunningJob], None]) -> None:
         running = RunningJob(job, worker_id)
         self._running.add(running)
-        if job.abort_requested or job.id in self._early_aborts:
+        if worker_id != self._lease.worker_id:
+            # The row was lost while the claim was under way, and the job with it.
+            running.abort(AbortReason.LEASE_LOST)
+        elif job.abort_requested or job.id in self._early_aborts:
             running.abort(AbortReason.USER_REQUEST)
         hand_over(running)
 
@@ -140,11 +140,10 @@ class Fetcher:
             await self._bell.wait()
 
     async def give_back(self) -> None:
-        """When the drain has begun: release what a lost claim may hold; a service.
+        """Release what a lost claim may hold, when `fetch` has ended; a service.
 
         What it cannot do in time is done when the worker unregisters.
         """
-        await self._shutdown.draining.wait()
         backoff = Backoff()
         while self._unanswered:
             try:
@@ -155,13 +154,5 @@ class Fetcher:
                 await trio.sleep(backoff.next())
 
     async def _release(self) -> None:
-        released = await self._database.run(
-            ReleaseJobs(self._lease.worker_id, self._running.ids), bound=CLAIM_BOUND
-        )
+        await self._lease.release()
         self._unanswered = False
-        if released:
-            self._reporter.logger.info(
-                "Gave back %d jobs whose claim was not answered",
-                len(released),
-                extra=fields(Action.RELEASED_JOBS, jobs=[each.job_id for each in released]),
-            )

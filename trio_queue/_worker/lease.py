@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from trio_queue._version import __version__
-from trio_queue._worker.database import Backoff, Database
+from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database
 from trio_queue._worker.options import Options
 from trio_queue._worker.running import RunningJobs
 from trio_queue._worker.shutdown import Shutdown
@@ -88,7 +88,7 @@ class Lease:
         backoff = Backoff()
         while True:
             try:
-                await self._database.run(ReleaseJobs(self.worker_id, []))
+                await self.release()
                 await self._database.run(UnregisterWorker(self.worker_id))
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
@@ -101,12 +101,26 @@ class Lease:
             else:
                 return
 
+    async def release(self) -> None:
+        """Give back what is `doing` under this row and not in our hands: claims that were not answered."""
+        released = await self._database.run(
+            ReleaseJobs(self.worker_id, self._running.held_ids), bound=CLAIM_BOUND
+        )
+        if released:
+            self._logger.info(
+                "Gave back the jobs of claims that were not answered: %s",
+                ", ".join(str(each.job_id) for each in released),
+                extra=fields(Action.RELEASED_JOBS, jobs=[each.job_id for each in released]),
+            )
+
     async def watch(self) -> None:
         """Register anew whenever the row is found gone, without end; a service."""
         assert self._heartbeat is not None, "runs inside held()"
         while True:
+            # Asked for before the wait: a claim may notice the loss too, and have renewed by then.
+            worker_id = self.worker_id
             await self._heartbeat.wait_lost()
-            await self.renew(self.worker_id)
+            await self.renew(worker_id)
 
     async def renew(self, lost_id: int) -> None:
         """Register anew, unless that was done already. The jobs under the old id are lost."""
@@ -141,14 +155,16 @@ class Lease:
         A change that cannot be shown is shown with the next one: nobody waits for it.
         """
         shown = None
+        backoff = Backoff()
         while True:
             if (stage := self._shutdown.stage) is not shown:
                 try:
                     await self._database.run(UpdateWorkerStage(self.worker_id, stage.value))
                     shown = stage
+                    backoff.reset()
                 except TrioQueueException as error:
                     if not self._database.is_transient(error):
                         raise
-                    await trio.sleep(Backoff().next())
+                    await trio.sleep(backoff.next())
             else:
                 await self._shutdown.wait_change()

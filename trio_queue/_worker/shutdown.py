@@ -125,7 +125,8 @@ class Shutdown:
         self._graceful_timeout = graceful_timeout
         self._changed = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
-        self._attaching = threading.Lock()
+        # Reentrant: a signal handler of the user's may ask in the middle of an ask.
+        self._attaching = threading.RLock()
 
     # -- who wants the worker to stop -------------------------------------------------------------
 

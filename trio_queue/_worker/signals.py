@@ -8,16 +8,22 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from trio_queue._worker.shutdown import Shutdown
 from trio_queue.log import Action, fields
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+# One handler for all workers of the process, in its main thread: each with one of its own would
+# hide the others from the signal, and bring back a dead one when they end in another order.
+_heard_by: list[Shutdown] = []
+_before: dict[signal.Signals, Any] = {}
+
 
 @contextmanager
 def heard_signals(shutdown: Shutdown, logger: logging.Logger) -> Generator[None]:
-    """While the block lasts, each signal asks the worker to stop; the handlers before are restored.
+    """While the block lasts, each signal asks the worker to stop; the last worker restores the handlers.
 
     Plain handlers, not `trio.open_signal_receiver`: that one coalesces, and of three SIGTERMs during
     a blocked loop one would be heard. Outside of the main thread, where Python runs no handlers,
@@ -32,14 +38,28 @@ def heard_signals(shutdown: Shutdown, logger: logging.Logger) -> Generator[None]
         yield
         return
 
-    def hear(number: int, _: FrameType | None) -> None:
-        shutdown.post_from_signal(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    for number in SIGNALS:
+        handler = signal.getsignal(number)
+        if handler is not _hear:
+            _before[number] = handler
+            signal.signal(number, _hear)
+    _heard_by.append(shutdown)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            # Somebody may have put a handler of his own there meanwhile: it stays.
-            if signal.getsignal(number) is hear:
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _heard_by.remove(shutdown)
+        if not _heard_by:
+            _restore()
+
+
+def _hear(number: int, _: FrameType | None) -> None:
+    for shutdown in tuple(_heard_by):
+        shutdown.post_from_signal(signal.Signals(number).name)
+
+
+def _restore() -> None:
+    for number in SIGNALS:
+        handler = _before.pop(number)
+        # Somebody may have put a handler of his own there meanwhile: it stays.
+        if signal.getsignal(number) is _hear:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
