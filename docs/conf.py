@@ -8,7 +8,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path[:0] = [str(DOCS / "_ext"), str(DOCS.parent)]
 
-from trio_queue import __version__
+from trio_queue import __version__  # noqa: E402  # found by the line above
 
 project = "trio_queue"
 author = "The trio_queue authors"
@@ -21,6 +21,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinxcontrib_trio",
     "soft_references",
+    "plain_attributes",
     "worker_tables",
     "message_tables",
     "stage_diagram",
@@ -32,9 +33,19 @@ nitpicky = True
 # What the annotations name and these pages do not describe: the libraries beneath, and private modules.
 # (Their inventories would be fetched over the network, and a build must work without one.)
 nitpick_ignore_regex = [
-    (r"py:.*", r"(trio|asyncio|attrs|attr|click|collections|contextlib|datetime|enum|logging|os)\..*"),
+    (
+        r"py:.*",
+        r"(trio|asyncio|attrs|attr|click|collections|contextlib|datetime|enum|logging|os)\..*",
+    ),
     (r"py:.*", r"(psycopg|psycopg_pool|typing|typing_extensions|types|sniffio)(\..*)?"),
+    (r"py:.*", r"pathlib\.Path"),
     (r"py:.*", r"trio_queue\._.*"),
+    # Type variables, aliases, and the protocols of the floors beneath.
+    (
+        r"py:.*",
+        r"(trio_queue\.\w+\.)?(P|R|T|Args|Flavor|JSONValue|JSONDict|KeywordArgumentsOnly|WorkerOptions|Binaries|ServerState)",
+    ),
+    (r"py:.*", r"trio_queue\.(store|owners|job_context|utils|embedded\.\w+)\.[A-Z]\w+"),
 ]
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
@@ -42,6 +53,7 @@ myst_heading_anchors = 3
 
 # A name in single backticks, in docstrings: a link where these pages describe it, else plain code.
 default_role = "soft"
+autoclass_content = "both"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from docutils.nodes import Node
 from sphinx.application import Sphinx
-from tables import TableDirective
+from sphinx.util.docutils import SphinxDirective
 
 
 def root() -> click.Group:
@@ -34,37 +34,37 @@ def commands(group: click.Group, prefix: str = "trio-queue") -> Iterator[tuple[s
             yield f"{prefix} {name}", command
 
 
-class CommandLine(TableDirective):
+class CommandLine(SphinxDirective):
     """A section for each command."""
 
     def run(self) -> list[Node]:
-        found: list[Node] = []
-        for typed, command in commands(root()):
-            text = cleandoc(command.help or "").split("\f")[0].replace("\b\n", "")
-            usage = " ".join([typed, *command.collect_usage_pieces(click.Context(command))])
-            found += self.parse_text_to_nodes(
-                f"## `{typed}`\n\n```text\n{usage}\n```\n\n{text}\n", allow_section_headings=True
-            )
-            rows = [row for each in command.params if (row := self._row_of(each))]
-            if rows:
-                target = found[-1] if found else None
-                table = self.table(["Option", "Meaning"], rows, [40, 60])
-                if target is not None and target.tagname == "section":
-                    target += table  # type: ignore[operator]
-                else:
-                    found.append(table)
-        return found
+        sections = "\n\n".join(section(typed, command) for typed, command in commands(root()))
+        return self.parse_text_to_nodes(sections, allow_section_headings=True)
 
-    @staticmethod
-    def _row_of(parameter: click.Parameter) -> tuple[str, str] | None:
-        if not isinstance(parameter, click.Option) or parameter.hidden:
-            return None
-        names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
-        told = parameter.help or ""
-        variables = parameter.envvar or ()
-        for variable in [variables] if isinstance(variables, str) else variables:
-            told += f" (`{variable}`)"
-        return names, told
+
+def section(typed: str, command: click.Command) -> str:
+    """What a command does, how it is typed, and its options, as Markdown."""
+    usage = " ".join([typed, *command.collect_usage_pieces(click.Context(command))])
+    text = cleandoc(command.help or "").split("\f")[0].replace("\b\n", "")
+    rows = [row for parameter in command.params if (row := option_row(parameter))]
+    table = "\n".join(["| Option | Meaning |", "| --- | --- |", *rows]) if rows else ""
+    return f"## `{typed}`\n\n```text\n{usage}\n```\n\n{text}\n\n{table}"
+
+
+def option_row(parameter: click.Parameter) -> str | None:
+    """A row of the table; None: it is not an option that is shown."""
+    if not isinstance(parameter, click.Option) or parameter.hidden:
+        return None
+    names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    value = parameter.make_metavar(click.Context(click.Command(None)))
+    if not (parameter.is_flag or parameter.count):
+        names += f" `{value}`"
+    return f"| {escape(names)} | {escape(parameter.help or '')} |"
+
+
+def escape(text: str) -> str:
+    """Text for a cell."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("[env", "\\[env")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

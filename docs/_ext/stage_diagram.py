@@ -16,6 +16,10 @@ from trio_queue._worker.shutdown import TRANSITIONS, Event, Stage
 ROW, WIDTH, HEIGHT = 105, 130, 40
 #: The middle of the boxes, and how far apart the lanes are on which arrows pass over stages.
 MIDDLE, LANE = 400, 100
+HEAD = (
+    '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="9" markerHeight="9" '
+    'orient="auto"><path class="head" d="M0,0 L8,4 L0,8 z"/></marker></defs>'
+)
 
 
 def edges() -> dict[tuple[Stage, Stage], list[Event]]:
@@ -32,11 +36,10 @@ def draw() -> str:
     """The diagram as SVG; its colours are the theme's."""
     rows = {stage: index for index, stage in enumerate(Stage)}
     height = (len(rows) - 1) * ROW + HEIGHT + 2
+    size = f'viewBox="0 0 640 {height}" width="640" height="{height}"'
     parts = [
-        f'<svg class="stages" viewBox="0 0 640 {height}" width="640" height="{height}" role="img" '
-        'aria-label="The stages of a worker and what leads from one to the next">',
-        '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="9" '
-        'markerHeight="9" orient="auto"><path class="head" d="M0,0 L8,4 L0,8 z"/></marker></defs>',
+        f'<svg class="stages" {size} role="img" aria-label="The stages of a worker">',
+        HEAD,
     ]
     # The shortest way round goes nearest to the boxes.
     jumps = sorted(
@@ -73,7 +76,8 @@ def _jump(lane: float, top: float, bottom: float, events: list[Event]) -> Iterat
         f'<path class="edge" marker-end="url(#head)" d="M{edge},{start} H{lane + 12} '
         f'Q{lane},{start} {lane},{start + 12} V{end - 12} Q{lane},{end} {lane + 12},{end} H{edge}"/>'
     )
-    yield _label(lane, (start + end) / 2, events, "middle")
+    # Above the middle, where no arrow of another lane begins.
+    yield _label(lane, start + 0.28 * (end - start), events, "middle")
 
 
 def _label(x: float, y: float, events: list[Event], anchor: str) -> str:

@@ -15,7 +15,8 @@ class TableDirective(SphinxDirective):
         self, head: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]
     ) -> nodes.table:
         """A table of these cells, each of them Markdown (or reStructuredText, in such a page)."""
-        table = nodes.table(classes=["colwidths-given"])
+        classes = ["colwidths-given", *(["many-columns"] if len(widths) > 3 else [])]
+        table = nodes.table(classes=classes)
         group = nodes.tgroup(cols=len(widths))
         group += [nodes.colspec(colwidth=width) for width in widths]
         header = nodes.thead()

@@ -60,7 +60,7 @@ class StageTable(TableDirective):
         after = TRANSITIONS[stage].get(event)
         if after is None:
             return ""
-        return "–" if after is stage else f"→ {after.name}"
+        return "stays" if after is stage else f"**{after.name}**"
 
 
 class OutcomeTable(TableDirective):
@@ -76,9 +76,9 @@ class OutcomeTable(TableDirective):
     )
     REASONS: tuple[tuple[str, AbortReason | None, InterruptedJobs], ...] = (
         ("nobody asked it to stop", None, InterruptedJobs.RETRY),
-        ("shutdown, `\"retry\"`", AbortReason.SHUTDOWN, InterruptedJobs.RETRY),
-        ("shutdown, `\"requeue\"`", AbortReason.SHUTDOWN, InterruptedJobs.REQUEUE),
-        ("shutdown, `\"abort\"`", AbortReason.SHUTDOWN, InterruptedJobs.ABORT),
+        ('shutdown, `"retry"`', AbortReason.SHUTDOWN, InterruptedJobs.RETRY),
+        ('shutdown, `"requeue"`', AbortReason.SHUTDOWN, InterruptedJobs.REQUEUE),
+        ('shutdown, `"abort"`', AbortReason.SHUTDOWN, InterruptedJobs.ABORT),
         ("a user's request", AbortReason.USER_REQUEST, InterruptedJobs.RETRY),
         ("lease lost", AbortReason.LEASE_LOST, InterruptedJobs.RETRY),
     )
@@ -108,7 +108,7 @@ class OutcomeTable(TableDirective):
             )
             for strategy in (None, RetryStrategy())
         )
-        return without if without == having else f"{having}; without a retry strategy {without}"
+        return without if without == having else f"by its retry strategy, else {without}"
 
 
 def written(completion: Completion | None) -> str:
@@ -117,7 +117,7 @@ def written(completion: Completion | None) -> str:
         return "nothing is written"
     if completion.status is not Status.TODO:
         return f"`{completion.status.value}`"
-    return "`todo`, attempt counted" if completion.retry else "`todo`, attempt not counted"
+    return "`todo`" if completion.retry else "`todo`, the attempt not counted"
 
 
 def shown(default: Any) -> str:
