@@ -68,5 +68,3 @@ html_title = f"trio_queue {version}"
 html_static_path = ["_static"]
 html_css_files = ["trio_queue.css"]
 html_theme_options = {"navigation_with_keys": True}
-pygments_style = "sphinx"
-pygments_dark_style = "monokai"
