@@ -27,8 +27,9 @@ PAGES = [
     for page in (DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md")))
     if "_build" not in page.parts
 ]
-#: Other places of commands: a unit of systemd, a container file.
-TRIO_QUEUE = re.compile(r"(?:^|[\s/])trio-queue\s+(.*)")
+#: Code that may hold commands: fenced (a unit of systemd and a container file too), indented, inline.
+CODE = re.compile(r"^```[a-z]*\n(.*?)^```|^    (.*?)$|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
+TRIO_QUEUE = re.compile(r"(?:^|[\s/])trio-queue\s+([-\w].*)")
 #: Needs the database's tables.
 DATABASE = "DATABASE_URL"
 
@@ -61,12 +62,14 @@ def test_examples_run(
 
 
 def shell_lines(page: Path) -> Iterator[list[str]]:
-    """The arguments of every call of `trio-queue` on a page, also in units and container files."""
-    fenced = re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    for block in fenced:
-        for line in block.replace("\\\n", " ").splitlines():
-            if found := TRIO_QUEUE.search(line.removeprefix("$ ")):
-                yield shlex.split(found[1].split(" && ")[0], comments=True)
+    """The arguments of every call of `trio-queue` on a page."""
+    for found in CODE.finditer(page.read_text()):
+        code = next(group for group in found.groups() if group is not None)
+        # A container file's list is a command line too.
+        for line in re.sub(r'",? ?"?', " ", code).splitlines():
+            if called := TRIO_QUEUE.search(line.replace("[ ", "")):
+                words = re.split(r" && | > ", called[1])[0]
+                yield shlex.split(words.rstrip(" ]"), comments=True)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +83,19 @@ def shell_lines(page: Path) -> Iterator[list[str]]:
 )
 def test_commands_and_options_exist(page: Path, arguments: list[str]) -> None:
     del page
+    check_command_line(arguments)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["wrker", "worker --nope", "jobs lst", "--app=a jobs list --nope", "schema --aply"]
+)
+def test_wrong_commands_and_options_are_found(wrong: str) -> None:
+    with pytest.raises(AssertionError):
+        check_command_line(wrong.split())
+
+
+def check_command_line(arguments: list[str]) -> None:
+    """Each option is one of a command on the way; where a command can stand, there is none unknown."""
     command: click.Command = importlib.import_module("trio_queue._cli").cli
     known: set[str] = set()
     rest = list(arguments)
@@ -87,19 +103,12 @@ def test_commands_and_options_exist(page: Path, arguments: list[str]) -> None:
         context = click.Context(command)
         for parameter in command.get_params(context):
             known |= {*parameter.opts, *parameter.secondary_opts}
-        options = [word.split("=")[0] for word in rest if word.startswith("-")]
-        if not isinstance(command, click.Group):
+        if not isinstance(command, click.Group) or not rest:
             break
-        names = [word for word in rest if command.get_command(context, word)]
-        if not names:
-            break
-        found = command.get_command(context, names[0])
-        assert found is not None
-        command = found
-        rest = rest[rest.index(names[0]) + 1 :]
-    unknown = [word for word in options if word not in known]
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            found = command.get_command(context, word)
+            assert found is not None, f"{arguments}: there is no command {word!r}"
+            command = found
+    unknown = {word.split("=")[0] for word in arguments if word.startswith("-")} - known
     assert not unknown, f"{arguments}: there is no {unknown}, but {sorted(known)}"
-    if rest == arguments:
-        assert not [word for word in arguments if not word.startswith("-")], (
-            f"{arguments}: there is no such command"
-        )
