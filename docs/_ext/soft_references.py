@@ -5,7 +5,7 @@ Docstrings are read in terminals and editors first: they carry no roles, only ba
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from docutils import nodes
 from docutils.nodes import Element, Node, system_message
@@ -54,7 +54,7 @@ def resolve(
     """Make it a link, or leave the code."""
     if node["reftype"] != "soft":
         return None
-    domain = cast("PythonDomain", env.domains["py"])
+    domain = env.domains.python_domain
     name = find(domain, node["reftarget"], node["py:class"])
     if name is None:
         return content

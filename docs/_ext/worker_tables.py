@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -128,11 +127,7 @@ def shown(default: Any) -> str:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    directives: dict[str, Callable[..., Any]] = {
-        "worker-options": WorkerOptionsTable,
-        "stage-table": StageTable,
-        "outcome-table": OutcomeTable,
-    }
-    for name, directive in directives.items():
-        app.add_directive(name, directive)
+    app.add_directive("worker-options", WorkerOptionsTable)
+    app.add_directive("stage-table", StageTable)
+    app.add_directive("outcome-table", OutcomeTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
