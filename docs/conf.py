@@ -22,6 +22,7 @@ extensions = [
     "sphinxcontrib_trio",
     "soft_references",
     "plain_attributes",
+    "plain_signatures",
     "worker_tables",
     "message_tables",
     "stage_diagram",
@@ -43,7 +44,7 @@ nitpick_ignore_regex = [
     # Type variables, aliases, and the protocols of the floors beneath.
     (
         r"py:.*",
-        r"(trio_queue\.\w+\.)?(P|R|T|Args|Flavor|JSONValue|JSONDict|KeywordArgumentsOnly|WorkerOptions|Binaries|ServerState)",
+        r"(trio_queue\.\w+\.)?(P|R|T|Args|Flavor|JSONValue|JSONDict|RetryValue|KeywordArgumentsOnly|WorkerOptions|Binaries|ServerState)",
     ),
     (r"py:.*", r"trio_queue\.(store|owners|job_context|utils|embedded\.\w+)\.[A-Z]\w+"),
 ]
@@ -57,6 +58,7 @@ autoclass_content = "both"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_type_aliases = {name: name for name in ("JSONDict", "JSONValue")}
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
