@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 from docutils.nodes import Node
@@ -11,17 +13,21 @@ from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
 from tables import TableDirective
 
-from trio_queue import exceptions
+from trio_queue import exceptions, log
 from trio_queue.log import Action
 
 
 class LogActionsTable(TableDirective):
-    """Every action, with the comment that stands beside it in the code."""
+    """Every action that is logged somewhere, with the comment that stands beside it in the code."""
 
     def run(self) -> list[Node]:
         comments = ModuleAnalyzer.for_module("trio_queue.log").find_attr_docs()
         rows: list[tuple[str, str]] = []
+        # Some names are there for Procrastinate's users only; what nothing logs is not shown.
+        source = "\n".join(path.read_text() for path in Path(log.__file__).parent.rglob("*.py"))
         for action in Action:
+            if not re.search(rf"\bAction\.{action.name}\b", source):
+                continue
             comment = comments.get(("Action", action.name))
             if not comment:
                 raise ExtensionError(f"log.Action.{action.name} has no comment that explains it")
