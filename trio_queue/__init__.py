@@ -13,14 +13,13 @@
 #                > deferring > validation
 #   2  ports     store  connector  owners
 #   1  nouns     jobs  retry  cron  completion
-#   0  words     exceptions  types  utils  log
+#   0  words     exceptions  types  utils  log  _version
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-
 from typing import TYPE_CHECKING, Any
 
+from trio_queue._version import __version__
 from trio_queue.app import App
 from trio_queue.blueprints import Blueprint
 from trio_queue.completion import InterruptedJobs

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from trio_queue.exceptions import InvalidArguments, InvalidOption
-from trio_queue.jobs import MAX_NAME_LENGTH, Job
+from trio_queue.jobs import MAX_NAME_LENGTH, Job, Status
 from trio_queue.types import JSONDict
 
 Dumps: TypeAlias = Callable[[Any], str | bytes]
@@ -19,6 +19,9 @@ QUEUE_CHANNEL_PREFIX = "procrastinate_queue_v1#"
 ANY_QUEUE_CHANNEL = "procrastinate_any_queue_v1"
 #: The server refuses to notify a channel of 64 bytes or more, so a queue's name has 40 at most.
 MAX_QUEUE_BYTES = 63 - len(QUEUE_CHANNEL_PREFIX)
+
+#: What a job can be made to end as by hand.
+END_STATUSES = (Status.SUCCEEDED, Status.FAILED, Status.ABORTED)
 
 _MIN_PRIORITY, _MAX_PRIORITY = -(2**31), 2**31 - 1
 
@@ -74,6 +77,13 @@ def check_text(what: str, text: str | None) -> None:
     """Refuse what no text column can hold. Raises InvalidOption."""
     if text is not None and (trouble := _text_trouble(text)):
         raise InvalidOption(f"the {what} {text!r} has {trouble}: PostgreSQL cannot store it")
+
+
+def check_end_status(status: Status) -> None:
+    """Refuse a status that no job ends as by hand. Raises InvalidOption."""
+    if status not in END_STATUSES:
+        labels = ", ".join(end.value for end in END_STATUSES)
+        raise InvalidOption(f"a job cannot be finished as {status.value!r}: give one of {labels}")
 
 
 def encode_args(job: Job, dumps: Dumps | None = None) -> str:
@@ -154,13 +164,13 @@ def _troubles(value: Any, place: str) -> Iterator[tuple[str, str]]:
             if not math.isfinite(value):
                 yield place, f"{value} is not a number that JSON has"
         case dict():
-            entries: dict[Any, Any] = value
+            entries: dict[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]  # a cast is redundant to mypy
             for key, entry in entries.items():
                 inner = f"{place}[{key!r}]" if place else str(key)
                 yield from _troubles(key, inner)
                 yield from _troubles(entry, inner)
         case list() | tuple():
-            members: list[Any] | tuple[Any, ...] = value
+            members = cast("list[Any]", value)
             for index, member in enumerate(members):
                 yield from _troubles(member, f"{place}[{index}]")
         case _:

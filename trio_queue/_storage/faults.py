@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import Any, TypeAlias, TypeVar
@@ -200,7 +200,7 @@ class FaultyStore:
         )
 
     @contextlib.asynccontextmanager
-    async def _listen(self, queues: Sequence[str] | None) -> AsyncIterator[Notifications]:
+    async def _listen(self, queues: Sequence[str] | None) -> AsyncGenerator[Notifications]:
         await self._meet("listen", Moment.BEFORE)
         async with self._store.listen(queues) as inner:
             await self._meet("listen", Moment.AFTER)
@@ -216,7 +216,7 @@ class FaultyStore:
         return self._listen(queues)
 
     @contextlib.asynccontextmanager
-    async def _keep_alive(self, worker_id: int, interval: float) -> AsyncIterator[Heartbeat]:
+    async def _keep_alive(self, worker_id: int, interval: float) -> AsyncGenerator[Heartbeat]:
         await self._meet("keep_alive", Moment.BEFORE)
         async with self._store.keep_alive(worker_id, interval) as inner:
             await self._meet("keep_alive", Moment.AFTER)

@@ -10,18 +10,17 @@ from __future__ import annotations
 import contextlib
 import datetime
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 import trio
 
-# Imported for their functions, which register themselves.
-from trio_queue._storage import memory_manage, memory_work  # noqa: F401
 from trio_queue._storage.encoding import Dumps, Loads
-from trio_queue._storage.memory_answers import answer
 from trio_queue._storage.memory_clock import MemoryClock
-from trio_queue._storage.memory_tables import News, Tables
+from trio_queue._storage.memory_manage import ANSWER
+from trio_queue._storage.memory_rows import News
+from trio_queue._storage.memory_tables import Tables
 from trio_queue.store import (
     Heartbeat,
     JobInserted,
@@ -63,7 +62,7 @@ class InMemoryDatabase:
         """Do what a verb says, in a transaction, and tell the listeners. Raises what it says."""
         with self._lock:
             with self.tables.transaction() as news:
-                result: R = answer(verb, self.tables)
+                result: R = ANSWER(verb, self.tables)
             for listener in self._listeners:
                 listener.hear(news)
         return result
@@ -74,7 +73,7 @@ class InMemoryDatabase:
             self.tables = self._new_tables()
 
     @contextlib.contextmanager
-    def listening(self, listener: _Listener) -> Iterator[None]:
+    def listening(self, listener: _Listener) -> Generator[None]:
         """Tell this listener of news while the block lasts."""
         with self._lock:
             self._listeners.append(listener)
@@ -181,7 +180,7 @@ class InMemoryJobStore:
         return self._listen(queues)
 
     @contextlib.asynccontextmanager
-    async def _listen(self, queues: Sequence[str] | None) -> AsyncIterator[Notifications]:
+    async def _listen(self, queues: Sequence[str] | None) -> AsyncGenerator[Notifications]:
         await trio.lowlevel.checkpoint()
         listener = _Listener(queues)
         with self.database.listening(listener):
@@ -192,7 +191,7 @@ class InMemoryJobStore:
         return self._keep_alive(worker_id, interval)
 
     @contextlib.asynccontextmanager
-    async def _keep_alive(self, worker_id: int, interval: float) -> AsyncIterator[Heartbeat]:
+    async def _keep_alive(self, worker_id: int, interval: float) -> AsyncGenerator[Heartbeat]:
         lease = _Lease(self.database, worker_id, interval)
         error: BaseException | None = None
         async with trio.open_nursery() as nursery:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ import trio
 
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.memory import InMemoryDatabase, InMemoryJobStore
-from trio_queue._storage.memory_tables import EventRow
+from trio_queue._storage.memory_rows import EventRow
 from trio_queue._storage.rows import JobRow
 from trio_queue.connector import BaseConnector
 from trio_queue.store import JobStore, Verb
@@ -97,7 +97,7 @@ class InMemoryConnector(BaseConnector):
         return self._open_store()
 
     @contextlib.asynccontextmanager
-    async def _open_store(self) -> AsyncIterator[JobStore]:
+    async def _open_store(self) -> AsyncGenerator[JobStore]:
         await trio.lowlevel.checkpoint()
         yield InMemoryJobStore(self.database)
 

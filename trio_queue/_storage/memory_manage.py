@@ -8,15 +8,16 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from trio_queue import store
-from trio_queue._storage.encoding import check_priority, check_queue, check_text
+from trio_queue._storage.encoding import check_end_status, check_priority, check_queue, check_text
 from trio_queue._storage.memory_answers import answer
 from trio_queue._storage.memory_tables import Tables, to_job
+from trio_queue._storage.memory_work import WORKING
 from trio_queue._storage.rows import JobRow
-from trio_queue.exceptions import InvalidOption, JobNotFound
+from trio_queue.exceptions import JobNotFound
 from trio_queue.jobs import Event, GroupCount, Job, Status, WorkerInfo
 
-#: What a job can be made to end as by hand.
-END_STATUSES = (Status.SUCCEEDED, Status.FAILED, Status.ABORTED)
+#: With the verbs of working, which its import registers: every verb there is.
+ANSWER = WORKING
 
 
 @answer.register
@@ -167,13 +168,6 @@ def finish_job(verb: store.FinishJob, tables: Tables) -> None:
         abort_requested=False,
         attempts=row["attempts"] + (row["status"] == "doing"),
     )
-
-
-def check_end_status(status: Status) -> None:
-    """Refuse a status that no job ends as by hand. Raises InvalidOption."""
-    if status not in END_STATUSES:
-        labels = ", ".join(end.value for end in END_STATUSES)
-        raise InvalidOption(f"a job cannot be finished as {status.value!r}: give one of {labels}")
 
 
 @answer.register

@@ -6,12 +6,17 @@ import contextlib
 import datetime
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
-import attrs
-
 from trio_queue._storage.encoding import Dumps, Loads, as_stored, check_job, encode_args
+from trio_queue._storage.memory_rows import (
+    EventRow,
+    News,
+    Orphan,
+    PeriodicRow,
+    WorkerRow,
+)
 from trio_queue._storage.rows import JOB_COLUMNS, JobRow, job_from_row
 from trio_queue.exceptions import AlreadyEnqueued, ConnectorException
 from trio_queue.jobs import Job
@@ -29,62 +34,6 @@ _EVENTS: dict[tuple[str, str], str] = {
     ("doing", "aborted"): "aborted",
     ("failed", "todo"): "retried",
 }
-
-
-@attrs.define(kw_only=True)
-class EventRow:
-    """A row of `procrastinate_events`, with its details."""
-
-    id: int
-    job_id: int
-    type: str
-    at: datetime.datetime
-    worker_id: int | None = None
-    attempt: int | None = None
-    reason: str | None = None
-
-
-@attrs.define(kw_only=True)
-class WorkerRow:
-    """A row of `procrastinate_workers`, with what `trio_queue_workers` adds."""
-
-    id: int
-    last_heartbeat: datetime.datetime
-    name: str | None = None
-    host: str | None = None
-    pid: int | None = None
-    version: str | None = None
-    queues: tuple[str, ...] | None = None
-    concurrency: int | None = None
-    stage: str
-    since: datetime.datetime
-
-
-@attrs.define(kw_only=True)
-class PeriodicRow:
-    """A row of `procrastinate_periodic_defers`."""
-
-    task_name: str
-    periodic_id: str
-    defer_timestamp: int
-    job_id: int | None = None
-
-
-@attrs.frozen(kw_only=True)
-class Orphan:
-    """A row of `trio_queue_orphans`: a job that ran when its worker's row was deleted."""
-
-    job_id: int
-    attempt: int
-    worker_id: int
-
-
-@attrs.frozen
-class News:
-    """Something that goes out to the listeners of a queue when the transaction is committed."""
-
-    queue: str
-    notification: JobInserted | AbortRequested
 
 
 class Tables:
@@ -119,7 +68,7 @@ class Tables:
     # -- transactions ---------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[list[News]]:
+    def transaction(self) -> Generator[list[News]]:
         """All that is done in the block, or nothing of it. Gives the news, complete at the end."""
         self.now, self._undo, self._news = self.clock(), [], []
         try:
@@ -211,6 +160,7 @@ class Tables:
         event = event or _EVENTS.get((before["status"], row["status"]))
         if event is not None:
             self.write_event(row["id"], event, **(details or {}))
+        self._tell_ready(row, before)
 
     def delete_job(self, row: JobRow) -> None:
         """Delete a job, with its events; the moments it was deferred for stay taken."""
@@ -227,6 +177,9 @@ class Tables:
                 periodic.job_id = job_id
 
         self._undo.append(undo)
+        self._set_orphans(*(orphan for orphan in self.orphans if orphan.job_id != job_id))
+        if row["status"] in {"todo", "doing"}:
+            self._tell_free(row["lock"])
 
     def write_event(
         self, job_id: int, type_: str, *, at: datetime.datetime | None = None, **details: Any
@@ -262,10 +215,45 @@ class Tables:
             self._undo.append(functools.partial(self.workers.__setitem__, worker_id, worker))
             for row in self.sorted_jobs():
                 if row["worker_id"] == worker_id and row["status"] == "doing":
-                    orphan = Orphan(job_id=row["id"], attempt=row["attempts"], worker_id=worker_id)
-                    self.orphans.append(orphan)
-                    self._undo.append(functools.partial(self.orphans.remove, orphan))
+                    self._note_orphan(row, worker_id)
                     self.update_job(row, worker_id=None)
+
+    def _note_orphan(self, row: JobRow, worker_id: int) -> None:
+        run = (row["id"], row["attempts"])
+        self._set_orphans(
+            *(known for known in self.orphans if (known.job_id, known.attempts) != run),
+            Orphan(job_id=row["id"], attempts=row["attempts"], worker_id=worker_id),
+        )
+
+    def _set_orphans(self, *orphans: Orphan) -> None:
+        before = self.orphans
+        self.orphans = [*orphans]
+        self._undo.append(lambda: setattr(self, "orphans", before))
+
+    # -- news -----------------------------------------------------------------------------------
+
+    def _tell_ready(self, row: JobRow, before: JobRow) -> None:
+        """News of jobs that may start now although nobody inserted them: this one, or its lock's next."""
+        if row["status"] == before["status"]:
+            return
+        if row["status"] == "todo" and self._is_due(row):
+            self._news.append(News(row["queue_name"], JobInserted()))
+        if row["status"] != "doing" and before["status"] in {"todo", "doing"}:
+            self._tell_free(before["lock"])
+
+    def _tell_free(self, lock: str | None) -> None:
+        """News of the first job that waits for a lock, if it is due."""
+        if lock is None:
+            return
+        waiting = (
+            row for row in self.jobs.values() if row["lock"] == lock and row["status"] == "todo"
+        )
+        for first in self.by_rank(waiting)[:1]:
+            if self._is_due(first):
+                self._news.append(News(first["queue_name"], JobInserted()))
+
+    def _is_due(self, row: JobRow) -> bool:
+        return row["scheduled_at"] is None or row["scheduled_at"] <= self.now
 
     # -- constraints ----------------------------------------------------------------------------
 
@@ -303,10 +291,10 @@ def to_job(row: JobRow) -> Job:
 def _copy(value: Any) -> Any:
     match value:
         case dict():
-            entries: dict[str, Any] = value
+            entries: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  # a cast is redundant to mypy
             return {key: _copy(entry) for key, entry in entries.items()}
         case list():
-            members: list[Any] = value
+            members: list[Any] = value  # pyright: ignore[reportUnknownVariableType]  # a cast is redundant to mypy
             return [_copy(member) for member in members]
         case _:
             return value

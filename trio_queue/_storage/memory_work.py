@@ -9,7 +9,8 @@ from typing import Any
 from trio_queue import store, utils
 from trio_queue._storage.encoding import check_name
 from trio_queue._storage.memory_answers import answer
-from trio_queue._storage.memory_tables import PeriodicRow, Tables, WorkerRow, to_job
+from trio_queue._storage.memory_rows import PeriodicRow, WorkerRow
+from trio_queue._storage.memory_tables import Tables, to_job
 from trio_queue._storage.rows import JobRow
 from trio_queue.completion import Completion
 from trio_queue.exceptions import WorkerGone
@@ -105,9 +106,9 @@ def prune_stalled_workers(verb: store.PruneStalledWorkers, tables: Tables) -> li
 @answer.register
 def fetch_jobs(verb: store.FetchJobs, tables: Tables) -> list[Job]:
     """See FetchJobs."""
-    if verb.worker_id not in tables.workers:
-        raise WorkerGone
     rows = _startable(tables, verb.queues, verb.limit)
+    if rows and verb.worker_id not in tables.workers:
+        raise WorkerGone
     for row in rows:
         tables.update_job(row, status="doing", worker_id=verb.worker_id)
     return [to_job(row) for row in rows]
@@ -231,19 +232,21 @@ def _complete(tables: Tables, worker_id: int, completion: Completion) -> Status 
 def _already(row: JobRow, worker_id: int, completion: Completion, counted: bool) -> Status | None:
     """The row's status, where an earlier try of the same write made it what it is."""
     status = Status(row["status"])
-    meant = {completion.status}
-    if completion.status is Status.TODO:
-        meant |= {completion.if_abort_requested, Status.CANCELLED}
-    attempts = completion.attempts + 1 if counted else completion.attempts
-    if (row["worker_id"], row["attempts"]) == (worker_id, attempts) and status in meant:
-        return status
-    return None
+    attempts = completion.attempts + counted
+    if completion.delete or row["attempts"] != attempts:
+        return None
+    if completion.status is not Status.TODO:
+        return status if status is completion.status else None
+    given_back = {Status.TODO, Status.CANCELLED, completion.if_abort_requested}
+    return status if row["worker_id"] == worker_id and status in given_back else None
 
 
 def _retry_changes(tables: Tables, row: JobRow, completion: Completion) -> dict[str, Any]:
     retry = completion.retry
     assert retry is not None
-    retry_at = retry.retry_at if retry.delay is None else utils.after(retry.delay, tables.now)
+    retry_at = retry.retry_at
+    if retry.delay is not None:
+        retry_at = utils.after(max(retry.delay, datetime.timedelta()), tables.now)
     return {
         "attempts": row["attempts"] + 1,
         "scheduled_at": retry_at,
@@ -274,10 +277,10 @@ def _give_back(
         )
         return if_abort_requested
     if tables.waits_with(row["queueing_lock"], other_than=row["id"]):
-        taken = "queueing_lock"
+        taken = f'another job waits with the queueing lock "{row["queueing_lock"]}"'
         tables.update_job(
             row,
-            details=_details(row["worker_id"], row["attempts"], reason or taken),
+            details=_details(row["worker_id"], row["attempts"], f"{reason}; {taken}" if reason else taken),
             event="cancelled",
             status="cancelled",
             attempts=attempts,
@@ -291,3 +294,7 @@ def _details(worker_id: int | None, attempt: int, reason: str | None) -> dict[st
     if reason is None:
         return {}
     return {"worker_id": worker_id, "attempt": attempt, "reason": reason}
+
+
+#: With the functions of this module.
+WORKING = answer

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from trio_queue import __version__
+from trio_queue._version import __version__
 from trio_queue._worker.database import Backoff, Database
 from trio_queue._worker.options import Options
 from trio_queue._worker.running import RunningJobs

@@ -176,24 +176,24 @@ class Reporter:
 
 def _outcome_line(ended: Ended, status: Status) -> tuple[Action, str, int]:
     completion, outcome = ended.completion, ended.outcome
-    if status is Status.TODO:
-        if completion is None or completion.retry is None:
+    match status:
+        case Status.TODO if completion is None or completion.retry is None:
             return Action.JOB_REQUEUED, "goes back to its queue", logging.INFO
-        if completion.if_abort_requested is Status.ABORTED:
+        case Status.TODO if completion.if_abort_requested is Status.ABORTED:
             return Action.JOB_ABORTED_RETRY, "was aborted, to retry", logging.INFO
-        return Action.JOB_ERROR_RETRY, "failed, to retry", logging.INFO
-    if status is Status.SUCCEEDED:
-        return Action.JOB_SUCCESS, "succeeded", logging.INFO
-    if status is Status.ABORTED:
-        return Action.JOB_ABORTED, "was aborted", logging.INFO
-    if status is Status.CANCELLED:
-        return (
-            Action.JOB_ERROR,
-            "cannot wait again, its queueing lock is taken: cancelled",
-            logging.WARNING,
-        )
-    told = f": {outcome.error!r}" if isinstance(outcome, Raised) else ""
-    return Action.JOB_ERROR, f"failed{told}", logging.ERROR
+        case Status.TODO:
+            line = Action.JOB_ERROR_RETRY, "failed, to retry", logging.INFO
+        case Status.SUCCEEDED:
+            line = Action.JOB_SUCCESS, "succeeded", logging.INFO
+        case Status.ABORTED:
+            line = Action.JOB_ABORTED, "was aborted", logging.INFO
+        case Status.CANCELLED:
+            said = "cannot wait again, its queueing lock is taken: cancelled"
+            line = Action.JOB_ERROR, said, logging.WARNING
+        case _:
+            told = f": {outcome.error!r}" if isinstance(outcome, Raised) else ""
+            line = Action.JOB_ERROR, f"failed{told}", logging.ERROR
+    return line
 
 
 def _worth_a_traceback(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trio_queue.embedded.errors import EmbeddedServerError
-from trio_queue.embedded.locks import START_LOCK
+from trio_queue.embedded.locks import START_LOCK, SUPERVISOR_LOCK, USERS_LOCK
 
 if TYPE_CHECKING:
     from trio_queue.embedded.account import Account
@@ -24,6 +24,8 @@ _LONGEST_SOCKET_DIRECTORY = 104 - 1 - len("/.s.PGSQL.65535")
 
 # What needs no quoting in a list of directories, a connection string or a URL, and means nothing there.
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./+~-]*")
+
+_THROWAWAY_MARK = "throw-away"
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the memory file system, used through mkdtemp
 _ROOM_WANTED = 2 * 1024**3
@@ -131,3 +133,59 @@ def remove_unfinished(directory: Path) -> None:
     """Remove what killed starters left half done."""
     for unfinished in directory.glob("init-*"):
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_kind(directory: Path, *, ephemeral: bool) -> None:
+    """Refuse to take a lasting server's directory for a throw-away server, which would remove it, and the reverse.
+
+    Raises:
+        EmbeddedServerError: The directory holds a cluster of the other kind.
+    """
+    if not _clusters(directory) or is_throwaway(directory) == ephemeral:
+        return
+    if ephemeral:
+        raise EmbeddedServerError(
+            f"the directory {str(directory)!r} holds a lasting server's data, which a throw-away server would remove: "
+            "choose another directory, or do not ask for ephemeral"
+        )
+    raise EmbeddedServerError(
+        f"the directory {str(directory)!r} belongs to a throw-away server and will be removed: choose another one"
+    )
+
+
+def is_throwaway(directory: Path) -> bool:
+    """Tell whether the files in a directory may be removed."""
+    return (directory / _THROWAWAY_MARK).exists() or not _clusters(directory)
+
+
+def mark_throwaway(directory: Path) -> None:
+    """Say that everything in a directory may be removed. Before a cluster is made there."""
+    (directory / _THROWAWAY_MARK).touch(0o600)
+
+
+def removable(directory: Path) -> list[str]:
+    """Return what a throw-away server's files are.
+
+    The locks come last: while they stand, nobody starts another server between the removals.
+    """
+    files = [
+        f"{name}{suffix}"
+        for name in _clusters(directory)
+        for suffix in ("", ".password", ".log", ".log.1")
+    ]
+    unfinished = [path.name for path in directory.glob("init-*")]
+    names = [
+        *files,
+        *unfinished,
+        "socket",
+        "binaries",
+        _THROWAWAY_MARK,
+        START_LOCK,
+        SUPERVISOR_LOCK,
+        USERS_LOCK,
+    ]
+    return [str(directory / name) for name in names]
+
+
+def _clusters(directory: Path) -> list[str]:
+    return [path.name for path in directory.glob("postgresql-*") if path.is_dir()]

@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import logging
 import os
-import select
 import shlex
-import shutil
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from trio_queue.embedded import supervisor
-from trio_queue.embedded.account import clean_environment, server_account
 from trio_queue.embedded.binaries import Binaries, find_binaries
-from trio_queue.embedded.cluster import major_version, make_cluster, password_file
+from trio_queue.embedded.cluster import password_file
 from trio_queue.embedded.directories import (
+    check_kind,
     claim_directory,
     default_directory,
+    is_throwaway,
     make_throwaway_directory,
-    remove_unfinished,
-    socket_directory,
+    removable,
 )
 from trio_queue.embedded.errors import EmbeddedServerError
+from trio_queue.embedded.launch import launch
 from trio_queue.embedded.locks import (
-    START_LOCK,
     SUPERVISOR_LOCK,
-    USERS_LOCK,
     DirectoryLocks,
     ServerState,
     try_lock,
     wait_for_lock,
 )
+from trio_queue.embedded.supervisor import remove_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from trio_queue.embedded.account import Account
-
-logger = logging.getLogger(__name__)
 
 _EPHEMERAL_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -219,6 +208,7 @@ class EmbeddedServer:
     def _join_or_launch(
         self, locks: DirectoryLocks, deadline: float, checkpoint: Callable[[], None]
     ) -> ServerState:
+        check_kind(self.directory, ephemeral=self._ephemeral)
         while not try_lock(locks.supervisor, fcntl.LOCK_EX):
             # A supervisor lives. We are a user, so it will not stop the server; but it may be still starting it for
             # somebody who was killed, or be about to go because the server died.
@@ -237,102 +227,15 @@ class EmbeddedServer:
                     f"({SUPERVISOR_LOCK} in that directory is locked by it)"
                 )
             time.sleep(0.02)
-        os.ftruncate(locks.supervisor, 0)
-        return self._launch(locks, deadline, checkpoint)
-
-    def _launch(
-        self, locks: DirectoryLocks, deadline: float, checkpoint: Callable[[], None]
-    ) -> ServerState:
-        """Start the server. The caller holds all three locks, so nothing else moves in this directory."""
-        account = server_account()
-        remove_unfinished(self.directory)
-        binaries, major = self._usable_binaries(account, deadline, checkpoint)
-        data = self.directory / f"postgresql-{major}"
-        if not data.exists():
-            others = sorted(
-                path.name for path in self.directory.glob("postgresql-*") if path.is_dir()
-            )
-            if others:
-                logger.warning(
-                    "A new, empty cluster is made for PostgreSQL %s in %s; the data of %s stays where it is",
-                    major,
-                    self.directory,
-                    ", ".join(others),
-                )
-            make_cluster(
-                binaries,
-                data,
-                account,
-                ephemeral=self._ephemeral,
-                deadline=deadline,
-                checkpoint=checkpoint,
-            )
-        sockets, outside = socket_directory(self.directory, account)
-        log = self.directory / f"{data.name}.log"
-        options = supervisor.SupervisorOptions(
-            directory=str(self.directory),
-            data=str(data),
-            postgres=binaries.program("postgres"),
-            log=str(log),
-            socket_directory=str(sockets),
-            remove_socket_directory=outside,
+        return launch(
+            locks,
+            binaries=self._binaries,
             settings=(_EPHEMERAL_SETTINGS if self._ephemeral else {}) | self._settings,
             tcp=self._tcp,
-            uid=account.uid if account.switch else None,
-            gid=account.gid if account.switch else None,
             ephemeral=self._ephemeral,
-            remove=self._removable(),
-            lock=locks.supervisor,
-            timeout=max(deadline - time.monotonic(), 1.0),
+            deadline=deadline,
+            checkpoint=checkpoint,
         )
-        answer = _run_supervisor(options, checkpoint)
-        state = locks.read_state()
-        if answer != "ready" or state is None:
-            raise EmbeddedServerError(
-                f"PostgreSQL did not start in {data}: {answer or 'its supervisor died'}\n(its log: {log})"
-            )
-        return state
-
-    def _usable_binaries(
-        self, account: Account, deadline: float, checkpoint: Callable[[], None]
-    ) -> tuple[Binaries, int]:
-        """Return programs that the server's account can run, and their major version.
-
-        A virtual environment in /root, or made under a strict umask, is closed to that account. It is left as it is,
-        and the programs are copied beside the data.
-        """
-        binaries = self._binaries or find_binaries()
-        copies = self.directory / "binaries"
-        try:
-            return binaries, major_version(
-                binaries, account, deadline=deadline, checkpoint=checkpoint
-            )
-        except (PermissionError, EmbeddedServerError):
-            if not account.switch or binaries.tree is None:
-                raise
-        target = copies / binaries.fingerprint()
-        if copies.is_dir():
-            for earlier in copies.iterdir():
-                if earlier != target:  # of an earlier version, and no server runs
-                    shutil.rmtree(earlier, ignore_errors=True)
-        copies.mkdir(0o755, exist_ok=True)
-        copies.chmod(0o755)
-        copied = binaries.copied_to(target)
-        try:
-            return copied, major_version(copied, account, deadline=deadline, checkpoint=checkpoint)
-        except PermissionError:
-            raise EmbeddedServerError(
-                f"the account {account.name!r}, which runs PostgreSQL for root, cannot reach {self.directory}: "
-                "choose a directory it can reach (outside /root), or give the connection string of a server that runs"
-            ) from None
-
-    def _removable(self) -> list[str]:
-        """Return what an ephemeral server's files are, the locks last: while they stand, nobody starts another."""
-        names = ["socket", "binaries", START_LOCK, SUPERVISOR_LOCK, USERS_LOCK]
-        made = [path.name for path in self.directory.glob("postgresql-*")]
-        version_files = [name for name in made if name not in names]
-        logs = [f"{name}.log" for name in made if not name.endswith((".log", ".password"))]
-        return [str(self.directory / name) for name in [*version_files, *logs, *names]]
 
     def _remove_orphaned(self) -> None:
         """Remove a throw-away server's files where its supervisor was killed and we were the last user."""
@@ -345,8 +248,8 @@ class EmbeddedServer:
                 try_lock(lock, fcntl.LOCK_EX)
                 for lock in (locks.start, locks.supervisor, locks.users)
             )
-            if alone and locks.is_current():
-                supervisor.remove_files(self._removable(), str(self.directory))
+            if alone and locks.is_current() and is_throwaway(self.directory):
+                remove_files(removable(self.directory), str(self.directory))
         finally:
             locks.close()
 
@@ -365,38 +268,3 @@ def _accepts_connections(state: ServerState) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
     return True
-
-
-def _run_supervisor(options: supervisor.SupervisorOptions, checkpoint: Callable[[], None]) -> str:
-    """Start the detached supervisor and return its answer: "ready", or why not.
-
-    It goes on if `checkpoint` raises; our lock is dropped with that, so it gives up by itself.
-    """
-    if not sys.executable:
-        raise EmbeddedServerError(
-            "there is no Python program (sys.executable) to run the server's supervisor with"
-        )
-    process = subprocess.Popen(  # noqa: S603 - a list, no shell
-        [
-            sys.executable, "-I", "-S", "-X", "utf8", supervisor.__file__, json.dumps(options._asdict()),
-        ],
-        pass_fds=[options.lock],
-        cwd="/",
-        env=clean_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
-    answer = b""
-    assert process.stdout is not None
-    with process.stdout as pipe:
-        process.wait()  # the first process forks and ends, in milliseconds
-        while True:
-            readable, _, _ = select.select([pipe], [], [], 0.05)
-            if readable:
-                piece = os.read(pipe.fileno(), 65536)
-                if not piece:
-                    return answer.decode(errors="replace")
-                answer += piece
-            checkpoint()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _LARGEST_LOG = 10_000_000
 _PR_SET_PDEATHSIG = 1
+_PASSING_FAILURES = ("pre-existing shared memory block", "could not create any TCP/IP sockets")
 
 
 class SupervisorOptions(NamedTuple):
@@ -45,8 +46,7 @@ class SupervisorOptions(NamedTuple):
         remove_socket_directory: Whether that directory goes away with the server.
         settings: Settings of the server.
         tcp: Whether to listen on a free port of 127.0.0.1 too.
-        uid: The account to run the server as, None for the caller's.
-        gid: That account's group.
+        uid: The account to run the server as, None for the caller's; `gid` is its group.
         ephemeral: Stop at once, without writing anything out, and remove the files below.
         remove: The files and directories to remove after an ephemeral server, in this order.
         lock: The descriptor of `supervisor.lock`, locked.
@@ -243,17 +243,11 @@ def _start(
                         "nobody waits for it any more" if abandoned else "it was not ready in time"
                     )
                 time.sleep(0.005)
-            said = os.pread(log, 4000, max(said_before, os.fstat(log).st_size - 4000)).decode(
-                errors="replace"
-            )
-            passing = (
-                "pre-existing shared memory block" in said
-                or "could not create any TCP/IP sockets" in said
-            )
+            tail = max(said_before, os.fstat(log).st_size - 4000)
+            said = os.pread(log, 4000, tail).decode(errors="replace")
+            passing = any(message in said for message in _PASSING_FAILURES)
             if not passing or time.monotonic() > deadline:
-                raise _StartFailedError(
-                    f"it ended with status {process.returncode}:\n{said.strip()}"
-                )
+                raise _StartFailedError(f"status {process.returncode}:\n{said.strip()}")
             time.sleep(0.05)
     finally:
         os.close(log)
@@ -270,10 +264,10 @@ def _stop(process: subprocess.Popen[bytes], ended: threading.Event, *, at_once: 
             return
 
 
-def _clear_away(options: SupervisorOptions) -> None:
+def _clear_away(options: SupervisorOptions, *, files: bool) -> None:
     if options.remove_socket_directory:
         shutil.rmtree(options.socket_directory, ignore_errors=True)
-    if options.ephemeral:
+    if options.ephemeral and files:
         remove_files(options.remove, options.directory)
 
 
@@ -285,9 +279,8 @@ def _supervise(options: SupervisorOptions) -> bool:
         _stop_leftover(options, deadline)
         process, port = _start(options, users, deadline)
     except _StartFailedError as error:
+        _clear_away(options, files=_try_exclusive(users))
         _report(str(error))
-        if _try_exclusive(users):
-            _clear_away(options)
         return False
     state = {
         "socket_directory": options.socket_directory,
@@ -309,14 +302,12 @@ def _supervise(options: SupervisorOptions) -> bool:
 
     threading.Thread(target=stop_after_the_last_user, daemon=True).start()
     process.wait()
-    os.ftruncate(
-        options.lock, 0
-    )  # before anybody else can take the state of a dead server for true
+    # Before anybody else can take the state of a dead server for true.
+    os.ftruncate(options.lock, 0)
     ended.set()
-    if nobody_left.is_set() or _try_exclusive(users):
-        _clear_away(options)
-        return True
-    return False  # died on its own: the next user to come starts it again
+    nobody_uses_it = nobody_left.is_set() or _try_exclusive(users)
+    _clear_away(options, files=nobody_uses_it)
+    return nobody_uses_it  # if not, it died on its own: the next user to come starts it again
 
 
 def _report(text: str) -> None:

@@ -1,0 +1,215 @@
+"""Workers and their claims: who may start what, and in which order."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+import trio
+
+from tests.conformance.conftest import registration
+from trio_queue.exceptions import WorkerGone
+from trio_queue.jobs import Job
+from trio_queue.store import (
+    AbortRequested,
+    CancelJob,
+    DeferJobs,
+    FetchJobs,
+    HasEligibleJob,
+    JobInserted,
+    JobStore,
+    ListEvents,
+    ListJobs,
+    ListJobsToAbort,
+    ListStalledJobs,
+    ListWorkers,
+    NextScheduledIn,
+    PruneStalledWorkers,
+    UnregisterWorker,
+    UpdateHeartbeat,
+    UpdateWorkerStage,
+)
+
+PAST = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+FUTURE = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
+
+
+async def fetch(store: JobStore, worker_id: int, limit: int = 100, *queues: str) -> list[str]:
+    """The names of the tasks that are claimed."""
+    jobs = await store.run(FetchJobs(worker_id, queues or None, limit))
+    return [job.task_name for job in jobs]
+
+
+async def test_by_priority_then_id(store: JobStore, worker_id: int) -> None:
+    await store.run(
+        DeferJobs(
+            [
+                Job(task_name="a"),
+                Job(task_name="b", priority=2),
+                Job(task_name="c", priority=-1),
+                Job(task_name="d", priority=2, scheduled_at=PAST),
+            ]
+        )
+    )
+    assert await fetch(store, worker_id, 0) == []
+    assert await fetch(store, worker_id, 3) == ["b", "d", "a"]
+    assert await fetch(store, worker_id, 3) == ["c"]
+
+
+async def test_a_claimed_job(store: JobStore, worker_id: int) -> None:
+    [job_id] = await store.run(DeferJobs([Job(task_name="a", task_kwargs={"x": [1]})]))
+    [job] = await store.run(FetchJobs(worker_id, None, 1))
+    assert (job.id, job.status, job.worker_id, job.attempts) == (job_id, "doing", worker_id, 0)
+    assert job.task_kwargs == {"x": [1]}
+    assert [event.type for event in await store.run(ListEvents(job_id))] == ["deferred", "started"]
+
+
+async def test_only_the_queues_asked_for(store: JobStore, worker_id: int) -> None:
+    await store.run(DeferJobs([Job(task_name=name, queue=name) for name in "abc"]))
+    assert not await store.run(HasEligibleJob(["x"]))
+    assert await store.run(HasEligibleJob(["x", "b"]))
+    assert await fetch(store, worker_id, 9, "c", "a", "c", "x") == ["a", "c"]
+    assert await store.run(FetchJobs(worker_id, [], 9)) == []
+    assert await fetch(store, worker_id) == ["b"]
+    assert not await store.run(HasEligibleJob(None))
+
+
+async def test_the_future_waits(store: JobStore, worker_id: int) -> None:
+    assert await store.run(NextScheduledIn(None)) is None
+    await store.run(DeferJobs([Job(task_name="a", queue="q", scheduled_at=FUTURE)]))
+    assert not await store.run(HasEligibleJob(None))
+    assert await fetch(store, worker_id) == []
+    seconds = await store.run(NextScheduledIn(None))
+    assert isinstance(seconds, float)
+    assert seconds > 1e9
+    assert await store.run(NextScheduledIn(["other"])) is None
+    assert await store.run(NextScheduledIn(["q"])) is not None
+
+
+async def test_one_job_of_a_lock_at_a_time(store: JobStore, worker_id: int) -> None:
+    await store.run(DeferJobs([Job(task_name=name, lock="l") for name in "ab"]))
+    assert await fetch(store, worker_id) == ["a"]
+    assert not await store.run(HasEligibleJob(None))
+    assert await fetch(store, worker_id) == []
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        Job(task_name="first", lock="l", priority=1, scheduled_at=FUTURE),
+        Job(task_name="first", lock="l", priority=1, queue="foreign"),
+    ],
+)
+async def test_the_first_of_a_lock_holds_the_others(
+    store: JobStore, worker_id: int, first: Job
+) -> None:
+    await store.run(DeferJobs([Job(task_name="second", lock="l"), first, Job(task_name="free")]))
+    assert await fetch(store, worker_id, 9, "default") == ["free"]
+    assert not await store.run(HasEligibleJob(["default"]))
+
+
+async def test_a_worker_that_is_not_registered_claims_nothing(store: JobStore) -> None:
+    [job_id] = await store.run(DeferJobs([Job(task_name="a")]))
+    with pytest.raises(WorkerGone):
+        await store.run(FetchJobs(12345, None, 1))
+    [job] = await store.run(ListJobs(id=job_id))
+    assert (job.status, job.worker_id) == ("todo", None)
+
+
+async def test_what_a_worker_shows(store: JobStore) -> None:
+    worker_id = await store.run(registration(queues=None))
+    await store.run(DeferJobs([Job(task_name="a")]))
+    await fetch(store, worker_id)
+    await store.run(UpdateWorkerStage(worker_id, "draining"))
+    [worker] = await store.run(ListWorkers())
+    assert (worker.id, worker.name, worker.host, worker.pid) == (worker_id, "bee", "hive", 12)
+    assert (worker.version, worker.queues, worker.concurrency) == ("1.0", None, 3)
+    assert (worker.stage, worker.running) == ("draining", 1)
+    assert worker.since is not None
+    await store.run(UpdateWorkerStage(worker_id + 1, "draining"))
+
+
+async def test_a_worker_that_leaves(store: JobStore, worker_id: int) -> None:
+    assert await store.run(UpdateHeartbeat(worker_id))
+    await store.run(DeferJobs([Job(task_name="a")]))
+    [job] = await store.run(FetchJobs(worker_id, None, 1))
+    await store.run(UnregisterWorker(worker_id))
+    await store.run(UnregisterWorker(worker_id))
+    assert not await store.run(UpdateHeartbeat(worker_id))
+    [left] = await store.run(ListJobs())
+    assert left == job.evolve(worker_id=None)
+    assert await store.run(ListWorkers()) == []
+    assert [job.id for job in await store.run(ListStalledJobs())] == [job.id]
+
+
+async def test_stalled_workers_are_pruned(store: JobStore, worker_id: int) -> None:
+    assert await store.run(PruneStalledWorkers(1000)) == []
+    assert await store.run(ListStalledJobs()) == []
+    # Not heard of since a moment in the future: everybody.
+    assert await store.run(PruneStalledWorkers(-1000)) == [worker_id]
+    assert await store.run(ListWorkers()) == []
+
+
+async def test_aborts_that_are_asked_for(store: JobStore, worker_id: int) -> None:
+    other = await store.run(registration())
+    await store.run(DeferJobs([Job(task_name="a"), Job(task_name="b")]))
+    [mine] = await store.run(FetchJobs(worker_id, None, 1))
+    [foreign] = await store.run(FetchJobs(other, None, 1))
+    assert mine.id is not None
+    assert foreign.id is not None
+    assert await store.run(ListJobsToAbort(worker_id)) == []
+    for job_id in (mine.id, foreign.id):
+        assert await store.run(CancelJob(job_id, abort=True))
+    assert await store.run(ListJobsToAbort(worker_id)) == [mine.id]
+
+
+async def test_news_of_jobs_and_aborts(store: JobStore, worker_id: int) -> None:
+    async with store.listen(None) as every, store.listen(["a", "b"]) as some:
+        [job_id] = await store.run(DeferJobs([Job(task_name="t", queue="a")]))
+        assert JobInserted() in await every.wait()
+        assert JobInserted() in await some.wait()
+        await store.run(DeferJobs([Job(task_name="t", queue="c")]))
+        assert JobInserted() in await every.wait()
+        await fetch(store, worker_id, 9, "a")
+        await store.run(CancelJob(job_id, abort=True))
+        assert AbortRequested(job_id) in await every.wait()
+        # Nothing of queue c came before it.
+        assert await some.wait() == [AbortRequested(job_id)]
+
+
+async def test_a_cancelled_wait_loses_nothing(store: JobStore) -> None:
+    async with store.listen(None) as notifications:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await notifications.wait()
+        assert scope.cancelled_caught
+        await store.run(DeferJobs([Job(task_name="t")]))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await notifications.wait()
+        assert await notifications.wait() == [JobInserted()]
+
+
+async def test_a_lease_is_found_lost_and_renewed(store: JobStore, worker_id: int) -> None:
+    async with store.keep_alive(worker_id, 0.01) as heartbeat:
+        await store.run(UnregisterWorker(worker_id))
+        await heartbeat.wait_lost()
+        renewed = await store.run(registration())
+        [before] = await store.run(ListWorkers())
+        heartbeat.renew(renewed)
+        while (await store.run(ListWorkers()))[0].last_heartbeat == before.last_heartbeat:
+            await trio.lowlevel.checkpoint()
+        with trio.move_on_after(0) as scope:
+            await heartbeat.wait_lost()
+        assert scope.cancelled_caught
+
+
+async def test_an_error_leaves_the_lease_as_it_is(store: JobStore, worker_id: int) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with store.keep_alive(worker_id, 10):
+            raise ZeroDivisionError
+    with trio.CancelScope() as scope:
+        async with store.keep_alive(worker_id, 10):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught

@@ -1,0 +1,303 @@
+"""PostgreSQL in every colour: Trio, asyncio, sync code, and the store for a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import inspect
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar, cast
+
+import psycopg
+import sniffio
+import trio
+
+from trio_queue import utils
+from trio_queue._pg.connection import TrioConnection
+from trio_queue._pg.pool import Pool
+from trio_queue._storage.encoding import Dumps, Loads
+from trio_queue._storage.errors import translated
+from trio_queue._storage.parameters import Parameters, resolve_async
+from trio_queue._storage.senders import send_async, send_on_callers_async
+from trio_queue._storage.statements import statement_of
+from trio_queue._storage.store import PostgresJobStore, configure
+from trio_queue._storage.sync_connector import CLOSE_TIMEOUT, SyncPool, address_of, sync_connection
+from trio_queue.connector import BaseConnector
+from trio_queue.exceptions import AppNotOpen, ConnectorException, SchemaError
+from trio_queue.store import JobStore, Verb
+
+R = TypeVar("R")
+
+#: What of the user's arguments for a pool means something to the driver's for Trio.
+_TRIO_POOL_ARGS = ("min_size", "max_size", "timeout", "max_idle", "max_lifetime")
+
+
+class PsycopgConnector(BaseConnector):
+    """PostgreSQL, from Trio, asyncio and sync code alike.
+
+    Opened under Trio it keeps a pool of its own; under asyncio a pool of psycopg_pool's, the
+    caller's or one that `pool_factory` makes. Sync code may use it once it is open in any way.
+
+    Args:
+        json_dumps: Encodes tasks' arguments; by default `json.dumps`.
+        json_loads: Decodes them; by default `json.loads`.
+        pool_factory: Makes the pool under asyncio; by default `psycopg_pool.AsyncConnectionPool`.
+        **kwargs: For the pool: `conninfo`, `kwargs` (of `psycopg.connect`), `min_size`, `max_size`,
+            `timeout` (seconds) and the like.
+    """
+
+    def __init__(
+        self,
+        *,
+        json_dumps: Dumps | None = None,
+        json_loads: Loads | None = None,
+        pool_factory: Callable[..., Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._dumps, self._loads = json_dumps, json_loads
+        self._pool_factory = pool_factory
+        self._pool_args = kwargs
+        # A coroutine function configures async connections; a sync pool has no use for it.
+        sync_args = {
+            name: value for name, value in kwargs.items() if not inspect.iscoroutinefunction(value)
+        }
+        self._sync = SyncPool(sync_args, json_dumps, json_loads)
+        self._trio_pool: Pool | None = None
+        self._asyncio_pool: Any = None
+        self._asyncio_pool_is_ours = False
+        #: Where the worker connects: of the caller's pool, where there is one.
+        self._parameters: Parameters | None = None
+
+    # -- open and close -------------------------------------------------------------------------
+
+    def open(self, pool: Any = None) -> None:
+        """Open for sync code. Raises ConnectorException, which names the address."""
+        self._sync.open(pool)
+
+    def close(self) -> None:
+        """Close what `open()` opened; a pool of the caller's stays open."""
+        self._sync.close()
+
+    async def open_async(self, pool: Any = None) -> None:
+        """Open for the running loop; nothing happens where that is done.
+
+        Args:
+            pool: Under asyncio, an open `psycopg_pool.AsyncConnectionPool` of the caller's.
+
+        Raises:
+            ConnectorException: The server cannot be reached; the address is named. Or a pool was
+                given under Trio, which it cannot serve.
+        """
+        if _is_trio():
+            if pool is not None:
+                raise ConnectorException(
+                    "a pool of psycopg_pool's cannot serve Trio: give the connector its conninfo"
+                )
+            await self._open_trio()
+        else:
+            await self._open_asyncio(pool)
+
+    async def _open_trio(self) -> None:
+        if self._trio_pool is not None:
+            return
+        parameters = await self._resolve()
+        made = Pool(
+            parameters.conninfo,
+            kwargs=parameters.trio_kwargs(),
+            configure=self._configure,
+            **{name: self._pool_args[name] for name in _TRIO_POOL_ARGS if name in self._pool_args},
+        )
+        with translated(parameters.address):
+            await made.open()
+        self._trio_pool, self._parameters = made, parameters
+
+    async def _open_asyncio(self, pool: Any) -> None:
+        if self._asyncio_pool is not None:
+            return
+        if pool is not None:
+            self._parameters = await resolve_async(pool.conninfo, pool.kwargs)
+            self._asyncio_pool, self._asyncio_pool_is_ours = pool, False
+            return
+        # Imported here: Trio programs need none of it.
+        import psycopg_pool
+
+        parameters = await self._resolve()
+        kwargs = parameters.connect_kwargs()
+        factory = self._pool_factory or cast("Any", psycopg_pool.AsyncConnectionPool)
+        made = factory(
+            **{
+                "check": psycopg_pool.AsyncConnectionPool.check_connection,
+                **self._pool_args,
+                "configure": self._configure,
+                "conninfo": parameters.conninfo,
+                "kwargs": kwargs,
+                "open": False,
+            }
+        )
+        with translated(parameters.address):
+            # Once by hand: the pool would try for its whole timeout, and not say why it failed.
+            await (await psycopg.AsyncConnection.connect(parameters.conninfo, **kwargs)).close()
+            try:
+                await made.open(wait=True)
+            except BaseException:
+                await made.close(CLOSE_TIMEOUT)
+                raise
+        self._asyncio_pool, self._asyncio_pool_is_ours = made, True
+        self._parameters = parameters
+
+    async def _configure(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        await configure(connection)
+        if not connection.autocommit:
+            await connection.commit()
+        users = self._pool_args.get("configure")
+        if users is not None:
+            await users(connection)
+
+    async def close_async(self) -> None:
+        """Close what was opened for the running loop, and sync code's pool if it came with it.
+
+        A pool of the caller's stays open. In a cancelled scope too; bounded by 5 seconds for each.
+        """
+        if _is_trio():
+            pool, self._trio_pool = self._trio_pool, None
+            with trio.CancelScope(shield=True):
+                if pool is not None:
+                    await pool.close()
+                if self._asyncio_pool is None and self._sync.is_open:
+                    await trio.to_thread.run_sync(self._sync.close)
+        else:
+            import asyncio
+
+            asyncio_pool, self._asyncio_pool = self._asyncio_pool, None
+            if asyncio_pool is not None and self._asyncio_pool_is_ours:
+                await asyncio_pool.close(CLOSE_TIMEOUT)
+            if self._trio_pool is None and self._sync.is_open:
+                await asyncio.to_thread(self._sync.close)
+
+    def is_open(self) -> bool:
+        """Whether it is open for the running loop; outside of one, for sync code."""
+        match _library():
+            case "trio":
+                return self._trio_pool is not None
+            case "asyncio":
+                return self._asyncio_pool is not None
+            case _:
+                return self._sync.is_open or self._is_open_async()
+
+    def _is_open_async(self) -> bool:
+        return self._trio_pool is not None or self._asyncio_pool is not None
+
+    async def _resolve(self) -> Parameters:
+        return await resolve_async(
+            self._pool_args.get("conninfo", ""), self._pool_args.get("kwargs")
+        )
+
+    # -- verbs ----------------------------------------------------------------------------------
+
+    def run(self, verb: Verb[R], connection: Any = None) -> R:
+        """Send a verb from sync code. See BaseConnector.
+
+        Opened by `open_async()` only, it opens a small pool for sync code at the first use.
+        """
+        if connection is not None:
+            return self._sync.run_on(verb, sync_connection(connection))
+        self._open_sync_lazily()
+        return self._sync.run(verb)
+
+    async def run_async(self, verb: Verb[R], connection: Any = None) -> R:
+        """Send a verb from Trio or asyncio code. See BaseConnector."""
+        if connection is not None and not isinstance(connection, psycopg.AsyncConnection):
+            return self._sync.run_on(verb, sync_connection(connection))
+        statement = statement_of(verb, self._dumps)
+        if connection is not None:
+            owner: psycopg.AsyncConnection[Any] = connection  # pyright: ignore[reportUnknownVariableType]  # a cast is redundant to mypy
+            _check_loop(owner)
+            return await send_on_callers_async(
+                owner, statement, address=address_of(owner), loads=self._loads
+            )
+        with translated(self._address):
+            async with self._require_async().connection() as ours:
+                return await send_async(ours, statement, address=self._address, loads=self._loads)
+
+    def run_script(self, script: str) -> None:
+        """Run SQL of several statements: all of it, or nothing where it has no COMMIT of its own."""
+        self.fetch(script)
+
+    async def run_script_async(self, script: str) -> None:
+        """Run SQL of several statements. See `run_script`."""
+        await self.fetch_async(script)
+
+    def fetch(self, text: str, parameters: Any = None) -> Sequence[tuple[Any, ...]]:
+        """The rows of a query, from sync code."""
+        self._open_sync_lazily()
+        return self._sync.execute(text, parameters)
+
+    async def fetch_async(self, text: str, parameters: Any = None) -> Sequence[tuple[Any, ...]]:
+        """The rows of a query."""
+        with translated(self._address):
+            async with self._require_async().connection() as connection:
+                cursor = await connection.execute(text.encode(), parameters)
+                while cursor.nextset():
+                    pass
+                return await cursor.fetchall() if cursor.description else []
+
+    def now(self) -> datetime.datetime:
+        """This moment."""
+        return utils.utcnow()
+
+    @property
+    def _address(self) -> str:
+        return self._parameters.address if self._parameters else ""
+
+    def _open_sync_lazily(self) -> None:
+        if not self._sync.is_open and self._is_open_async():
+            self._sync.open(min_size=1, max_size=4)
+
+    def _require_async(self) -> Any:
+        pool = self._trio_pool if _is_trio() else self._asyncio_pool
+        if pool is None:
+            raise AppNotOpen
+        return pool
+
+    # -- for a worker ---------------------------------------------------------------------------
+
+    def open_store(self) -> AbstractAsyncContextManager[JobStore]:
+        """On Trio: the store, with connections of its own. See BaseConnector."""
+        return self._open_store()
+
+    @contextlib.asynccontextmanager
+    async def _open_store(self) -> AsyncGenerator[JobStore]:
+        parameters = self._parameters or await self._resolve()
+        store = PostgresJobStore(parameters, dumps=self._dumps, loads=self._loads)
+        async with store:
+            await store.check_schema(_check_tables)
+            yield store
+
+
+def _check_tables(found: Sequence[tuple[Any, ...]], address: str) -> None:
+    if None in found[0]:
+        raise SchemaError(
+            f"the database at {address} has no schema that this version knows: "
+            "run `trio-queue schema --apply`"
+        )
+
+
+def _library() -> str | None:
+    try:
+        return sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        return None
+
+
+def _is_trio() -> bool:
+    return _library() == "trio"
+
+
+def _check_loop(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Refuse a connection of the other loop. Raises ConnectorException."""
+    if isinstance(connection, TrioConnection) is not _is_trio():
+        raise ConnectorException(
+            "connection= belongs to another event loop: under Trio give a sync psycopg.Connection "
+            "or a TrioConnection, under asyncio a psycopg.AsyncConnection"
+        )

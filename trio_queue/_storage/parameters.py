@@ -1,0 +1,105 @@
+"""How to reach a database: a conninfo and keywords, with our defaults beneath the user's."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+import attrs
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from trio_queue._pg.errors import describe_conninfo
+from trio_queue.exceptions import ConnectorException
+
+#: Text, or something that tells it each time (a password that rotates), as psycopg_pool takes it.
+Given: TypeAlias = str | Callable[[], str | Awaitable[str]]
+GivenKeywords: TypeAlias = (
+    Mapping[str, Any] | Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
+)
+
+#: Seconds for one attempt to connect, unless the user says otherwise.
+CONNECT_TIMEOUT = 10
+#: Keywords of `psycopg.connect` that are not libpq's.
+_PSYCOPG_KEYWORDS = frozenset(
+    {"autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory"}
+)
+#: What every connection of ours is set to: under REPEATABLE READ a claim and the deletion of its
+#: worker could miss each other.
+SESSION = (
+    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;"
+    # In another zone the last moment there is would be read as one of the year 10,000.
+    " SET TIME ZONE 'UTC'"
+)
+
+
+@attrs.frozen
+class Parameters:
+    """A conninfo and the keywords of `connect`."""
+
+    conninfo: str
+    kwargs: dict[str, Any]
+
+    @property
+    def address(self) -> str:
+        """Names the server, without its password."""
+        try:
+            return describe_conninfo(self.libpq())
+        except ConnectorException:
+            return describe_conninfo(self.conninfo)
+
+    def libpq(self) -> str:
+        """All that is libpq's, as one conninfo. Raises ConnectorException where it cannot be read."""
+        options = {
+            name: value for name, value in self.kwargs.items() if name not in _PSYCOPG_KEYWORDS
+        }
+        try:
+            return make_conninfo(self.conninfo, **options)
+        except psycopg.Error as error:
+            # The message may have the string in it, and so a password: the cause has it, not we.
+            raise ConnectorException(
+                "the conninfo cannot be read: give 'host=... dbname=...' or 'postgresql://...'"
+            ) from error
+
+    def connect_kwargs(self) -> dict[str, Any]:
+        """The keywords for psycopg's own connections: the user's, then our defaults."""
+        given = conninfo_to_dict(self.libpq())
+        defaults: dict[str, Any] = {"autocommit": True}
+        if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
+            defaults["connect_timeout"] = CONNECT_TIMEOUT
+        if "fallback_application_name" not in given:
+            defaults["fallback_application_name"] = "trio_queue"
+        return {**defaults, **self.kwargs}
+
+    def trio_kwargs(self) -> dict[str, Any]:
+        """The keywords for the driver's connections, of which the rows are always tuples."""
+        kwargs = self.connect_kwargs()
+        for name in ("context", "row_factory", "cursor_factory"):
+            kwargs.pop(name, None)
+        return kwargs
+
+
+def resolve(conninfo: Given, kwargs: GivenKeywords | None) -> Parameters:
+    """The parameters from sync code. Raises ConnectorException where only a loop can tell them."""
+    told = conninfo if isinstance(conninfo, str) else conninfo()
+    keywords = kwargs() if callable(kwargs) else kwargs or {}
+    if inspect.isawaitable(told) or inspect.isawaitable(keywords):
+        for pending in (told, keywords):
+            if inspect.iscoroutine(pending):
+                pending.close()
+        raise ConnectorException(
+            "conninfo= or kwargs= is an async function: sync code needs a sync one"
+        )
+    return Parameters(told, dict(keywords))
+
+
+async def resolve_async(conninfo: Given, kwargs: GivenKeywords | None) -> Parameters:
+    """The parameters, on any loop."""
+    told = conninfo if isinstance(conninfo, str) else conninfo()
+    keywords = kwargs() if callable(kwargs) else kwargs or {}
+    return Parameters(
+        await told if inspect.isawaitable(told) else told,
+        dict(await keywords if inspect.isawaitable(keywords) else keywords),
+    )

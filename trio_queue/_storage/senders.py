@@ -1,0 +1,172 @@
+"""Send a statement over a connection: sync or async, ours or the caller's.
+
+Psycopg's async connections differ by their loop only (asyncio's, or the driver's for Trio), so
+there are two colours here and not three.
+
+On the caller's own connection nothing is committed. The statement runs under a savepoint where a
+transaction is open, so that one that fails (AlreadyEnqueued!) leaves the caller's work as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from typing import Any, Generic, TypeVar
+
+import attrs
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+from psycopg.types.json import set_json_loads
+
+from trio_queue._pg.connection import TrioConnection
+from trio_queue._pg.cursor import TrioCursor
+from trio_queue._storage.encoding import Loads
+from trio_queue._storage.errors import translated
+
+R = TypeVar("R")
+Rows = Sequence[tuple[Any, ...]]
+
+
+@attrs.frozen(kw_only=True)
+class Statement(Generic[R]):
+    """A verb in SQL."""
+
+    #: The verb's name.
+    name: str
+    #: Bytes: psycopg takes text only where it stands in the code, for fear of injections.
+    text: bytes
+    parameters: dict[str, Any]
+    #: Makes the answer of the rows.
+    read: Callable[[Rows], R]
+    #: Of the jobs that it defers.
+    queueing_locks: tuple[str | None, ...] = ()
+
+
+def send(
+    connection: psycopg.Connection[Any],
+    statement: Statement[R],
+    *,
+    address: str,
+    loads: Loads | None,
+) -> R:
+    """Send a statement over a connection that nobody else uses meanwhile.
+
+    Raises:
+        Exception: What `errors.translated` makes of psycopg's.
+    """
+    with (
+        translated(address, statement=statement.name, queueing_locks=statement.queueing_locks),
+        _cursor(connection) as cursor,
+    ):
+        set_json_loads(loads or _loads, cursor)
+        cursor.execute(statement.text, statement.parameters)
+        rows: Rows = cursor.fetchall() if cursor.description else ()
+    return statement.read(rows)
+
+
+async def send_async(
+    connection: psycopg.AsyncConnection[Any],
+    statement: Statement[R],
+    *,
+    address: str,
+    loads: Loads | None,
+) -> R:
+    """Send a statement over an async connection of the running loop. See `send`."""
+    with translated(address, statement=statement.name, queueing_locks=statement.queueing_locks):
+        async with _async_cursor(connection) as cursor:
+            set_json_loads(loads or _loads, cursor)
+            await cursor.execute(statement.text, statement.parameters)
+            rows: Rows = await cursor.fetchall() if cursor.description else ()
+    return statement.read(rows)
+
+
+def send_on_callers(
+    connection: psycopg.Connection[Any],
+    statement: Statement[R],
+    *,
+    address: str,
+    loads: Loads | None,
+) -> R:
+    """Send a statement as part of the caller's transaction. See `send`."""
+    with translated(address, statement=statement.name), _callers_transaction(connection):
+        return send(connection, statement, address=address, loads=loads)
+
+
+async def send_on_callers_async(
+    connection: psycopg.AsyncConnection[Any],
+    statement: Statement[R],
+    *,
+    address: str,
+    loads: Loads | None,
+) -> R:
+    """Send a statement as part of the caller's transaction. See `send`."""
+    with translated(address, statement=statement.name):
+        async with _callers_transaction_async(connection):
+            return await send_async(connection, statement, address=address, loads=loads)
+
+
+@contextlib.contextmanager
+def _callers_transaction(connection: psycopg.Connection[Any]) -> Generator[None]:
+    if not _begins_with_us(connection):
+        with connection.transaction():
+            yield
+        return
+    try:
+        yield
+    except BaseException:
+        # Nothing else is in this transaction yet.
+        if not connection.closed:
+            connection.rollback()
+        raise
+
+
+@contextlib.asynccontextmanager
+async def _callers_transaction_async(
+    connection: psycopg.AsyncConnection[Any],
+) -> AsyncGenerator[None]:
+    if not _begins_with_us(connection):
+        async with connection.transaction():
+            yield
+        return
+    try:
+        yield
+    except BaseException:
+        if not connection.closed:
+            await connection.rollback()
+        raise
+
+
+def _begins_with_us(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether our statement is what begins the caller's transaction.
+
+    `connection.transaction()` would then be the transaction, and commit it.
+    """
+    return (
+        not connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE
+    )
+
+
+def _cursor(connection: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+    """A cursor for our placeholders, whatever factories the caller's connection has."""
+    kind = connection.cursor_factory
+    if issubclass(kind, psycopg.ClientCursor):
+        # Chosen because a pooler in between cannot bind on the server.
+        return psycopg.ClientCursor(connection, row_factory=tuple_row)
+    return psycopg.Cursor(connection, row_factory=tuple_row)
+
+
+def _async_cursor(
+    connection: psycopg.AsyncConnection[Any],
+) -> psycopg.AsyncCursor[tuple[Any, ...]]:
+    if isinstance(connection, TrioConnection):
+        return TrioCursor(connection, row_factory=tuple_row)
+    if issubclass(connection.cursor_factory, psycopg.AsyncClientCursor):
+        return psycopg.AsyncClientCursor(connection, row_factory=tuple_row)
+    return psycopg.AsyncCursor(connection, row_factory=tuple_row)
+
+
+def _loads(data: str | bytes) -> Any:
+    import json
+
+    return json.loads(data)

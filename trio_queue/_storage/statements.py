@@ -1,0 +1,264 @@
+"""Verbs as SQL: which text, which parameters, how its rows are read.
+
+The text of a verb is the named query of the same name. Its parameters are the verb's fields by
+name, but where a verb carries jobs or completions: those become arrays, one for each column, so
+that a batch is one statement. Rows are read by position.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Final, TypeVar
+
+import attrs
+
+from trio_queue import store, utils
+from trio_queue._storage import rows
+from trio_queue._storage.encoding import (
+    Dumps,
+    check_end_status,
+    check_job,
+    check_name,
+    check_priority,
+    check_queue,
+    check_text,
+    encode_args,
+)
+from trio_queue._storage.queries import QUERIES
+from trio_queue._storage.senders import Rows, Statement
+from trio_queue.completion import Completion
+from trio_queue.exceptions import JobNotFound, NoResult
+from trio_queue.jobs import Status
+from trio_queue.store import Verb
+
+R = TypeVar("R")
+Reader = Callable[[Rows], Any]
+
+
+def statement_of(verb: Verb[R], dumps: Dumps | None) -> Statement[R]:
+    """The statement that a verb is.
+
+    Args:
+        verb: What is to be said.
+        dumps: The user's own JSON encoder; None: the standard one.
+
+    Raises:
+        InvalidArguments: A task's argument cannot be stored.
+        InvalidOption: Another value of the verb cannot be.
+    """
+    check(verb)
+    return Statement(
+        name=verb.name,
+        text=_text(verb.name),
+        parameters=parameters_of(verb, dumps),
+        read=_reader(verb),
+        queueing_locks=_queueing_locks(verb),
+    )
+
+
+@functools.cache
+def _text(name: str) -> bytes:
+    return QUERIES[name].text.encode()
+
+
+# -- parameters ---------------------------------------------------------------------------------
+
+
+@functools.singledispatch
+def parameters_of(verb: Any, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
+    """The parameters of a verb's query."""
+    return {field.name: _plain(getattr(verb, field.name)) for field in attrs.fields(type(verb))}
+
+
+@parameters_of.register
+def _defer_jobs(verb: store.DeferJobs, dumps: Dumps | None) -> dict[str, Any]:
+    jobs = verb.jobs
+    return {
+        "queues": [job.queue for job in jobs],
+        "task_names": [job.task_name for job in jobs],
+        "priorities": [job.priority for job in jobs],
+        "locks": [job.lock for job in jobs],
+        "queueing_locks": [job.queueing_lock for job in jobs],
+        "args": [encode_args(job, dumps) for job in jobs],
+        "scheduled_at": [job.scheduled_at for job in jobs],
+    }
+
+
+@parameters_of.register
+def _defer_periodic_job(verb: store.DeferPeriodicJob, dumps: Dumps | None) -> dict[str, Any]:
+    job = verb.job
+    return {
+        "queue": job.queue,
+        "task_name": job.task_name,
+        "priority": job.priority,
+        "lock": job.lock,
+        "queueing_lock": job.queueing_lock,
+        "args": encode_args(job, dumps),
+        "periodic_id": verb.periodic_id,
+        "defer_timestamp": verb.defer_timestamp,
+    }
+
+
+@parameters_of.register
+def _finish_jobs(verb: store.FinishJobs, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
+    done = verb.completions
+    retries = [completion.retry for completion in done]
+    return {
+        "worker_id": verb.worker_id,
+        "job_ids": [completion.job_id for completion in done],
+        "attempts": [completion.attempts for completion in done],
+        "statuses": [completion.status.value for completion in done],
+        "deletes": [completion.delete for completion in done],
+        "if_abort_requested": [completion.if_abort_requested.value for completion in done],
+        "reasons": [completion.reason for completion in done],
+        #: Whether the attempt counts of a job that is given back.
+        "retries": [retry is not None for retry in retries],
+        "retry_at": [_retry_at(completion) for completion in done],
+        "retry_in": [_retry_in(completion) for completion in done],
+        "priorities": [retry and retry.priority for retry in retries],
+        "queues": [retry and retry.queue for retry in retries],
+        "locks": [retry and retry.lock for retry in retries],
+    }
+
+
+def _retry_at(completion: Completion) -> Any:
+    retry = completion.retry
+    if retry is None or retry.delay is not None:
+        return utils.utcmax() if _is_for_ever(completion) else None
+    return retry.retry_at
+
+
+def _retry_in(completion: Completion) -> float | None:
+    """Seconds after the write, by the server's clock."""
+    delay = completion.retry_delay
+    return None if delay is None or _is_for_ever(completion) else delay.total_seconds()
+
+
+def _is_for_ever(completion: Completion) -> bool:
+    """Whether the delay leads beyond the moments that a timestamp can tell."""
+    delay = completion.retry_delay
+    return delay is not None and utils.after(delay) == utils.utcmax()
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Enum():
+            return value.value
+        case str() | None:
+            return value
+        case tuple() | list() | set() | frozenset():
+            members: list[Any] = [*value]
+            return [_plain(member) for member in members]
+        case _:
+            return value
+
+
+def _queueing_locks(verb: Verb[Any]) -> tuple[str | None, ...]:
+    match verb:
+        case store.DeferJobs(jobs=jobs):
+            return tuple(job.queueing_lock for job in jobs)
+        case store.DeferPeriodicJob(job=job):
+            return (job.queueing_lock,)
+        case _:
+            return ()
+
+
+# -- what is refused before it is sent ----------------------------------------------------------
+
+
+def check(verb: Verb[Any]) -> None:
+    """Refuse what the columns cannot hold, with a clear error. Raises InvalidOption."""
+    match verb:
+        case store.DeferJobs(jobs=jobs):
+            for job in jobs:
+                check_job(job)
+        case store.DeferPeriodicJob(job=job, periodic_id=periodic_id):
+            check_job(job)
+            check_name("periodic_id", periodic_id)
+        case store.RetryJob(priority=priority, queue=queue, lock=lock):
+            check_text("lock", lock)
+            if queue is not None:
+                check_queue(queue)
+            if priority is not None:
+                check_priority(priority)
+        case store.FinishJob(status=status):
+            check_end_status(status)
+        case _:
+            pass
+
+
+# -- rows ---------------------------------------------------------------------------------------
+
+
+def _nothing(_: Rows) -> None:
+    return None
+
+
+def _value(found: Rows) -> Any:
+    if not found:
+        raise NoResult
+    return found[0][0]
+
+
+def _values(found: Rows) -> list[Any]:
+    return [row[0] for row in found]
+
+
+def _is_something(found: Rows) -> bool:
+    return bool(found) and found[0][0] is not None and found[0][0] is not False
+
+
+def _status(found: Rows) -> Status:
+    if not found or found[0][0] is None:
+        raise JobNotFound
+    return Status(found[0][0])
+
+
+def _each(make: Callable[[Any], Any]) -> Reader:
+    return lambda found: [make(row) for row in found]
+
+
+def _finished(verb: store.FinishJobs, found: Rows) -> list[store.Finished]:
+    """One answer for each completion, in their order."""
+    by_id = {row[0]: rows.finished_from_row(row) for row in found}
+    return [
+        by_id.get(completion.job_id, store.Finished(completion.job_id, None))
+        for completion in verb.completions
+    ]
+
+
+_READERS: Final[dict[type[Verb[Any]], Reader]] = {
+    store.DeferJobs: _values,
+    store.DeferPeriodicJob: _value,
+    store.RegisterWorker: _value,
+    store.UpdateWorkerStage: _nothing,
+    store.UpdateHeartbeat: _is_something,
+    store.UnregisterWorker: _nothing,
+    store.PruneStalledWorkers: _values,
+    store.FetchJobs: _each(rows.job_from_row),
+    store.HasEligibleJob: _value,
+    store.NextScheduledIn: _value,
+    store.ReleaseJobs: _each(rows.finished_from_row),
+    store.ListJobsToAbort: _values,
+    store.ListJobs: _each(rows.job_from_row),
+    store.ListQueues: _each(rows.group_count_from_row),
+    store.ListTasks: _each(rows.group_count_from_row),
+    store.ListLocks: _each(rows.group_count_from_row),
+    store.ListEvents: _each(rows.event_from_row),
+    store.ListWorkers: _each(rows.worker_from_row),
+    store.GetJobStatus: _status,
+    store.CancelJob: _is_something,
+    store.RetryJob: _nothing,
+    store.FinishJob: _nothing,
+    store.ListStalledJobs: _each(rows.job_from_row),
+    store.DeleteOldJobs: _value,
+    store.CheckConnection: _is_something,
+}
+
+
+def _reader(verb: Verb[Any]) -> Reader:
+    if isinstance(verb, store.FinishJobs):
+        return functools.partial(_finished, verb)
+    return _READERS[type(verb)]

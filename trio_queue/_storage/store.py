@@ -1,0 +1,144 @@
+"""PostgreSQL as a worker sees it: a few connections of its own, a listener, a heartbeat."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Self, TypeVar
+
+import psycopg
+
+from trio_queue._pg.listener import Listener
+from trio_queue._pg.pool import Pool
+from trio_queue._storage.encoding import Dumps, Loads
+from trio_queue._storage.errors import is_transient, translated
+from trio_queue._storage.hearing import PostgresNotifications, channels
+from trio_queue._storage.heartbeat import beating
+from trio_queue._storage.parameters import SESSION, Parameters
+from trio_queue._storage.senders import Rows, send, send_async
+from trio_queue._storage.statements import statement_of
+from trio_queue.store import Heartbeat, Notifications, UpdateHeartbeat, Verb
+
+R = TypeVar("R")
+
+#: One connection to fetch, one to complete, one for the polls.
+MAX_CONNECTIONS = 3
+#: Seconds that a verb waits for a connection.
+POOL_TIMEOUT = 10.0
+#: Seconds that the heartbeat's thread waits for a connection or an answer.
+HEARTBEAT_TIMEOUT = 5
+
+#: Whether there are tables at all: Procrastinate's, and ours.
+TABLES = "SELECT to_regclass('procrastinate_jobs'), to_regclass('trio_queue_migrations')"
+
+
+async def configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Set a new connection of ours up."""
+    await connection.execute(SESSION)
+
+
+class PostgresJobStore:
+    """A database, opened for a worker. See JobStore for what its methods promise.
+
+    Use it as an `async with` block: `PostgresJobStore(parameters)`.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        *,
+        dumps: Dumps | None = None,
+        loads: Loads | None = None,
+    ) -> None:
+        self._parameters = parameters
+        self._address = parameters.address
+        self._dumps, self._loads = dumps, loads
+        self._pool = Pool(
+            parameters.conninfo,
+            kwargs=parameters.trio_kwargs(),
+            min_size=1,
+            max_size=MAX_CONNECTIONS,
+            timeout=POOL_TIMEOUT,
+            configure=configure,
+        )
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises ConnectorException, which names the address."""
+        with translated(self._address):
+            await self._pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connections; in a cancelled scope too."""
+        await self._pool.close()
+
+    async def run(self, verb: Verb[R]) -> R:
+        """Send a verb over one of the store's connections. See JobStore."""
+        statement = statement_of(verb, self._dumps)
+        with translated(self._address):
+            async with self._pool.connection() as connection:
+                return await send_async(
+                    connection, statement, address=self._address, loads=self._loads
+                )
+
+    async def check_schema(self, check: Callable[[Rows, str], None]) -> None:
+        """Ask for the state of the schema and let `check` judge it, given the address.
+
+        Raises:
+            SchemaError: What `check` says.
+        """
+        with translated(self._address):
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(TABLES)
+                found = await cursor.fetchall()
+        check(found, self._address)
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Whether trying again may help. See JobStore."""
+        return is_transient(error)
+
+    def listen(self, queues: Sequence[str] | None) -> AbstractAsyncContextManager[Notifications]:
+        """Hear about jobs on a connection of its own. See JobStore."""
+        return self._listen(queues)
+
+    @contextlib.asynccontextmanager
+    async def _listen(self, queues: Sequence[str] | None) -> AsyncGenerator[Notifications]:
+        listener = Listener(
+            self._parameters.conninfo, channels(queues), kwargs=self._parameters.trio_kwargs()
+        )
+        with translated(self._address):
+            await listener.__aenter__()
+        try:
+            yield PostgresNotifications(listener)
+        finally:
+            await listener.__aexit__(None, None, None)
+
+    def keep_alive(self, worker_id: int, interval: float) -> AbstractAsyncContextManager[Heartbeat]:
+        """Renew the lease by a thread with a connection of its own. See JobStore."""
+        return beating(self._connect_for_heartbeat, self._beat, worker_id, interval)
+
+    def _connect_for_heartbeat(self) -> psycopg.Connection[Any]:
+        kwargs = self._parameters.connect_kwargs()
+        # The server ends a beat that waits for a lock, TCP one whose server is gone.
+        bounds = {
+            "connect_timeout": HEARTBEAT_TIMEOUT,
+            "tcp_user_timeout": HEARTBEAT_TIMEOUT * 1000,
+            "keepalives_idle": HEARTBEAT_TIMEOUT,
+            "keepalives_interval": 1,
+            "keepalives_count": 3,
+        }
+        options: dict[str, Any] = {**kwargs, **bounds}
+        connection: psycopg.Connection[Any] = psycopg.connect(self._parameters.conninfo, **options)
+        connection.execute(
+            "SELECT set_config('statement_timeout', %s, false)", [f"{HEARTBEAT_TIMEOUT}s"]
+        )
+        return connection
+
+    def _beat(self, connection: psycopg.Connection[Any], worker_id: int) -> bool:
+        return send(
+            connection,
+            statement_of(UpdateHeartbeat(worker_id), None),
+            address=self._address,
+            loads=None,
+        )

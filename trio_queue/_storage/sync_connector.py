@@ -1,0 +1,222 @@
+"""PostgreSQL from sync code: a pool of psycopg's, the caller's or one of ours."""
+
+from __future__ import annotations
+
+import datetime
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NoReturn, TypeVar, cast
+
+import psycopg
+import psycopg_pool
+
+from trio_queue import utils
+from trio_queue._storage.encoding import Dumps, Loads
+from trio_queue._storage.errors import translated
+from trio_queue._storage.parameters import SESSION, Parameters, resolve
+from trio_queue._storage.senders import send, send_on_callers
+from trio_queue._storage.statements import statement_of
+from trio_queue.connector import BaseConnector
+from trio_queue.exceptions import AppNotOpen, ConnectorException, SyncConnectorConfigurationError
+from trio_queue.store import JobStore, Verb
+
+R = TypeVar("R")
+
+#: Seconds that closing a pool waits for its threads.
+CLOSE_TIMEOUT = 5.0
+
+
+class SyncPool:
+    """A `psycopg_pool.ConnectionPool` and who has to close it. Thread-safe."""
+
+    def __init__(self, pool_args: dict[str, Any], dumps: Dumps | None, loads: Loads | None) -> None:
+        self._pool_args = pool_args
+        self._dumps, self._loads = dumps, loads
+        self._lock = threading.Lock()
+        self._pool: psycopg_pool.ConnectionPool[Any] | None = None
+        self._is_ours = False
+        self._address = ""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a pool."""
+        return self._pool is not None
+
+    def open(self, pool: psycopg_pool.ConnectionPool[Any] | None = None, **args: Any) -> None:
+        """Take the caller's pool, or open one; nothing happens where one is open.
+
+        Args:
+            pool: The caller's.
+            **args: Win over the user's arguments for the pool.
+
+        Raises:
+            ConnectorException: The server cannot be reached; the address is named.
+        """
+        with self._lock:
+            if self._pool is not None:
+                return
+            if pool is not None:
+                parameters = resolve(pool.conninfo, pool.kwargs)
+                self._pool, self._is_ours = pool, False
+                self._address = parameters.address
+                return
+            parameters = resolve(self._pool_args.get("conninfo", ""), self._pool_args.get("kwargs"))
+            self._address = parameters.address
+            check_reachable(parameters)
+            self._pool, self._is_ours = self._make(parameters, args), True
+
+    def _make(
+        self, parameters: Parameters, args: dict[str, Any]
+    ) -> psycopg_pool.ConnectionPool[Any]:
+        made: psycopg_pool.ConnectionPool[Any] = cast("Any", psycopg_pool.ConnectionPool)(
+            **{
+                "check": psycopg_pool.ConnectionPool.check_connection,
+                "configure": _configure,
+                **self._pool_args,
+                **args,
+                "conninfo": parameters.conninfo,
+                "kwargs": parameters.connect_kwargs(),
+                "open": False,
+            }
+        )
+        with translated(self._address):
+            made.open(wait=True, timeout=made.timeout)
+        return made
+
+    def close(self) -> None:
+        """Close the pool, unless it is the caller's."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            if pool is not None and self._is_ours:
+                pool.close(CLOSE_TIMEOUT)
+
+    def run(self, verb: Verb[R]) -> R:
+        """Send a verb. Raises AppNotOpen where there is no pool; what the verb says."""
+        statement = statement_of(verb, self._dumps)
+        with translated(self._address), self._require().connection() as connection:
+            return send(connection, statement, address=self._address, loads=self._loads)
+
+    def run_on(self, verb: Verb[R], connection: psycopg.Connection[Any]) -> R:
+        """Send a verb as part of the caller's transaction. Raises what the verb says."""
+        return send_on_callers(
+            connection,
+            statement_of(verb, self._dumps),
+            address=address_of(connection),
+            loads=self._loads,
+        )
+
+    def execute(self, text: str, parameters: Any = None) -> Sequence[tuple[Any, ...]]:
+        """Send SQL, of several statements where there are no parameters; the last one's rows."""
+        with translated(self._address), self._require().connection() as connection:
+            cursor = psycopg.Cursor(connection)
+            cursor.execute(text.encode(), parameters)
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description else []
+
+    def _require(self) -> psycopg_pool.ConnectionPool[Any]:
+        if self._pool is None:
+            raise AppNotOpen
+        return self._pool
+
+
+def _configure(connection: psycopg.Connection[Any]) -> None:
+    connection.execute(SESSION)
+    if not connection.autocommit:
+        connection.commit()
+
+
+def check_reachable(parameters: Parameters) -> None:
+    """Connect once: a pool would try for its whole timeout, and not say why it failed.
+
+    Raises:
+        ConnectorException: The server cannot be reached; the address is named.
+    """
+    with translated(parameters.address):
+        psycopg.connect(parameters.conninfo, **parameters.connect_kwargs()).close()
+
+
+def address_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str:
+    """Names the server of the caller's connection."""
+    if connection.closed:
+        return "the server of a closed connection"
+    return Parameters(connection.info.dsn, {}).address
+
+
+class SyncPsycopgConnector(BaseConnector):
+    """PostgreSQL for sync code only: it defers and manages jobs, and cannot run a worker.
+
+    Args:
+        json_dumps: Encodes tasks' arguments; by default `json.dumps`.
+        json_loads: Decodes them; by default `json.loads`.
+        **kwargs: For `psycopg_pool.ConnectionPool`: `conninfo`, `kwargs` (of `psycopg.connect`),
+            `min_size`, `max_size`, `timeout` and the like.
+    """
+
+    def __init__(
+        self, *, json_dumps: Dumps | None = None, json_loads: Loads | None = None, **kwargs: Any
+    ) -> None:
+        self._sync = SyncPool(kwargs, json_dumps, json_loads)
+
+    def open(self, pool: psycopg_pool.ConnectionPool[Any] | None = None) -> None:
+        """Open a pool, or use the caller's. Raises ConnectorException, which names the address."""
+        self._sync.open(pool)
+
+    def close(self) -> None:
+        """Close the pool, unless it is the caller's."""
+        self._sync.close()
+
+    def is_open(self) -> bool:
+        """Whether there is a pool."""
+        return self._sync.is_open
+
+    def run(self, verb: Verb[R], connection: Any = None) -> R:
+        """Send a verb. See BaseConnector."""
+        if connection is None:
+            return self._sync.run(verb)
+        return self._sync.run_on(verb, sync_connection(connection))
+
+    def run_script(self, script: str) -> None:
+        """Run SQL of several statements: all of it, or nothing where it has no COMMIT of its own."""
+        self._sync.execute(script)
+
+    def fetch(self, text: str, parameters: Any = None) -> Sequence[tuple[Any, ...]]:
+        """The rows of a query."""
+        return self._sync.execute(text, parameters)
+
+    async def open_async(self, pool: Any = None) -> NoReturn:  # noqa: ARG002  # BaseConnector's signature
+        """Not possible. Raises SyncConnectorConfigurationError."""
+        raise SyncConnectorConfigurationError
+
+    async def close_async(self) -> NoReturn:
+        """Not possible. Raises SyncConnectorConfigurationError."""
+        raise SyncConnectorConfigurationError
+
+    async def run_async(self, verb: Verb[R], connection: Any = None) -> R:
+        """Only on the caller's own sync connection. Raises SyncConnectorConfigurationError."""
+        if isinstance(connection, psycopg.Connection):
+            return self._sync.run_on(verb, connection)
+        raise SyncConnectorConfigurationError
+
+    def open_store(self) -> AbstractAsyncContextManager[JobStore]:
+        """Not possible. Raises SyncConnectorConfigurationError."""
+        raise SyncConnectorConfigurationError
+
+    def now(self) -> datetime.datetime:
+        """This moment."""
+        return utils.utcnow()
+
+
+def sync_connection(connection: Any) -> psycopg.Connection[Any]:
+    """The caller's connection, if sync code can use it. Raises ConnectorException."""
+    if isinstance(connection, psycopg.Connection):
+        return connection
+    if isinstance(connection, psycopg.AsyncConnection):
+        raise ConnectorException(
+            "connection= is an AsyncConnection: await defer_async() with it, "
+            "or give defer() a psycopg.Connection"
+        )
+    raise ConnectorException(
+        f"connection= is a {type(connection).__name__}: give a psycopg 3 connection"
+    )
