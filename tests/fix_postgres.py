@@ -15,6 +15,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from trio_queue import schema
 from trio_queue.embedded import EmbeddedServer
 from trio_queue.embedded.binaries import find_binaries
 
@@ -35,11 +36,11 @@ SETTINGS: dict[str, str | int] = {
 def apply_schema(conninfo: str) -> None:
     """Make the queue's tables in an empty database: the template of `queue_database`.
 
-    Does nothing yet: the schema has still to be written.
-
     Args:
         conninfo: The connection string of the empty database.
     """
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        schema.apply(connection)
 
 
 @attrs.define

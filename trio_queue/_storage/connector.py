@@ -19,12 +19,13 @@ from trio_queue._pg.pool import Pool
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translated
 from trio_queue._storage.parameters import Parameters, resolve_async
+from trio_queue._storage.schema_state import check_usable
 from trio_queue._storage.senders import send_async, send_on_callers_async
 from trio_queue._storage.statements import statement_of
 from trio_queue._storage.store import PostgresJobStore, configure
 from trio_queue._storage.sync_connector import CLOSE_TIMEOUT, SyncPool, address_of, sync_connection
 from trio_queue.connector import BaseConnector
-from trio_queue.exceptions import AppNotOpen, ConnectorException, SchemaError
+from trio_queue.exceptions import AppNotOpen, ConnectorException
 from trio_queue.store import JobStore, Verb
 
 R = TypeVar("R")
@@ -220,6 +221,13 @@ class PsycopgConnector(BaseConnector):
             async with self._require_async().connection() as ours:
                 return await send_async(ours, statement, address=self._address, loads=self._loads)
 
+    def connect(self) -> psycopg.Connection[Any]:
+        """Open a sync connection of its own, in autocommit mode. The caller closes it.
+
+        The connector need not be open. Raises ConnectorException, which names the address.
+        """
+        return self._sync.connect(self._parameters)
+
     def run_script(self, script: str) -> None:
         """Run SQL of several statements: all of it, or nothing where it has no COMMIT of its own."""
         self.fetch(script)
@@ -271,16 +279,8 @@ class PsycopgConnector(BaseConnector):
         parameters = self._parameters or await self._resolve()
         store = PostgresJobStore(parameters, dumps=self._dumps, loads=self._loads)
         async with store:
-            await store.check_schema(_check_tables)
+            await store.check_schema(check_usable)
             yield store
-
-
-def _check_tables(found: Sequence[tuple[Any, ...]], address: str) -> None:
-    if None in found[0]:
-        raise SchemaError(
-            f"the database at {address} has no schema that this version knows: "
-            "run `trio-queue schema --apply`"
-        )
 
 
 def _library() -> str | None:

@@ -55,7 +55,9 @@ def _load() -> Mapping[str, Query]:
             continue
         for query in parse(file.read_text(encoding="utf-8")):
             if query.name in queries:
-                raise ValueError(f"two queries are named {query.name}; the second is in {file.name}")
+                raise ValueError(
+                    f"two queries are named {query.name}; the second is in {file.name}"
+                )
             queries[query.name] = query
     return MappingProxyType(queries)
 

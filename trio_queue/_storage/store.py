@@ -16,6 +16,7 @@ from trio_queue._storage.errors import is_transient, translated
 from trio_queue._storage.hearing import PostgresNotifications, channels
 from trio_queue._storage.heartbeat import beating
 from trio_queue._storage.parameters import SESSION, Parameters
+from trio_queue._storage.schema_state import STATE_QUERY
 from trio_queue._storage.senders import Rows, send, send_async
 from trio_queue._storage.statements import statement_of
 from trio_queue.store import Heartbeat, Notifications, UpdateHeartbeat, Verb
@@ -28,9 +29,6 @@ MAX_CONNECTIONS = 3
 POOL_TIMEOUT = 10.0
 #: Seconds that the heartbeat's thread waits for a connection or an answer.
 HEARTBEAT_TIMEOUT = 5
-
-#: Whether there are tables at all: Procrastinate's, and ours.
-TABLES = "SELECT to_regclass('procrastinate_jobs'), to_regclass('trio_queue_migrations')"
 
 
 async def configure(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -90,7 +88,7 @@ class PostgresJobStore:
         """
         with translated(self._address):
             async with self._pool.connection() as connection:
-                cursor = await connection.execute(TABLES)
+                cursor = await connection.execute(STATE_QUERY)
                 found = await cursor.fetchall()
         check(found, self._address)
 

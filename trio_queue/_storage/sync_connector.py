@@ -91,6 +91,20 @@ class SyncPool:
             if pool is not None and self._is_ours:
                 pool.close(CLOSE_TIMEOUT)
 
+    def connect(self, parameters: Parameters | None = None) -> psycopg.Connection[Any]:
+        """Open a connection outside of the pool, in autocommit mode. The caller closes it.
+
+        Raises:
+            ConnectorException: The server cannot be reached; the address is named.
+        """
+        told = parameters or resolve(
+            self._pool_args.get("conninfo", ""), self._pool_args.get("kwargs")
+        )
+        with translated(told.address):
+            made = psycopg.connect(told.conninfo, **{**told.connect_kwargs(), "autocommit": True})
+            _configure(made)
+            return made
+
     def run(self, verb: Verb[R]) -> R:
         """Send a verb. Raises AppNotOpen where there is no pool; what the verb says."""
         statement = statement_of(verb, self._dumps)
@@ -176,6 +190,10 @@ class SyncPsycopgConnector(BaseConnector):
         if connection is None:
             return self._sync.run(verb)
         return self._sync.run_on(verb, sync_connection(connection))
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Open a connection of its own, in autocommit mode. The caller closes it."""
+        return self._sync.connect()
 
     def run_script(self, script: str) -> None:
         """Run SQL of several statements: all of it, or nothing where it has no COMMIT of its own."""
