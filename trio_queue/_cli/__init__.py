@@ -71,9 +71,7 @@ instead of TRIO_QUEUE_..., are read too, where ours are not set.
 @option(
     "-v", "--verbose", env="VERBOSE", count=True, default=0, help="Log everything that is done."
 )
-@click.option(
-    "-q", "--quiet", count=True, help="Log warnings and errors only; twice: errors only."
-)
+@click.option("-q", "--quiet", count=True, help="Log warnings and errors only; twice: errors only.")
 @option(
     "--log-level",
     env="LOG_LEVEL",
@@ -122,9 +120,7 @@ def cli(
     )
     # A worker tells what it does; of the other commands the answer is what one wants to read.
     default = logging.INFO if ctx.invoked_subcommand == "worker" else logging.WARNING
-    level = logs.chosen_level(
-        log_level=log_level, verbose=verbose, quiet=quiet, default=default
-    )
+    level = logs.chosen_level(log_level=log_level, verbose=verbose, quiet=quiet, default=default)
     try:
         ctx.with_resource(logs.logging_to_stderr(level, log_format, log_format_style))
     except ValueError as error:

@@ -29,17 +29,20 @@ Exit codes:
 class CommandGroup(click.Group):
     """A click group whose commands are modules, named with the line that lists them."""
 
-    def __init__(self, *args: Any, modules: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, modules: Mapping[str, tuple[str, str]] | None = None, **kwargs: Any
+    ) -> None:
         """Make a group.
 
         Args:
             *args: As of `click.Group`.
             modules: Of each command its module, which has it under the name `command`, and what
-                the list of commands says about it.
+                the list of commands says about it; None: its
+                commands are in this process already.
             **kwargs: As of `click.Group`.
         """
         super().__init__(*args, **kwargs)
-        self._modules = modules
+        self._modules = dict(modules or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of the commands, in the order in which they are listed."""
@@ -54,6 +57,9 @@ class CommandGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
+        if not self._modules:
+            super().format_commands(ctx, formatter)
+            return
         with formatter.section("Commands"):
             formatter.write_dl([(name, told) for name, (_, told) in self._modules.items()])
 

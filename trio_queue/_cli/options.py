@@ -12,6 +12,7 @@ import attrs
 import click
 
 from trio_queue._cli.session import Session
+from trio_queue._cli.values import Names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,8 +35,8 @@ def option(
     """
     if env is not None:
         attributes["envvar"] = [f"{ENVIRONMENT_PREFIX}{env}", f"{PROCRASTINATE_PREFIX}{env}"]
-        help += f"  [env: {ENVIRONMENT_PREFIX}{env}]"
-    return click.option(*declarations, help=help, **attributes)
+    named = f"  [env: {ENVIRONMENT_PREFIX}{env}]" if env else ""
+    return click.option(*declarations, help=help + named, **attributes)
 
 
 # -- what several commands share ------------------------------------------------------------------
@@ -116,7 +117,7 @@ def given_worker_options(given: dict[str, Any]) -> dict[str, Any]:
 def _worker_option(field: attrs.Attribute[Any], kind: Any) -> Callable[[F], F]:
     dashed = f"--{field.name.replace('_', '-')}"
     names = [f"{dashed}/--no-{dashed[2:]}" if kind is bool else dashed]
-    attributes: dict[str, Any] = {"type": _QUEUES if kind is tuple else kind, "default": None}
+    attributes: dict[str, Any] = {"type": Names() if kind is tuple else kind, "default": None}
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         attributes["type"] = click.Choice([member.value for member in kind])
     told = field.metadata["help"]
@@ -149,15 +150,3 @@ def _shown_default(default: Any) -> str | None:
     if isinstance(default, bool):
         return "yes" if default else "no"
     return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-class _Queues(click.ParamType):
-    name = "name,..."
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
-        if isinstance(value, list):
-            return [str(each) for each in typing.cast("list[object]", value)]
-        return [name.strip() for name in str(value).split(",") if name.strip()]
-
-
-_QUEUES = _Queues()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 import click
 
-from trio_queue.exceptions import MissingApp
+from trio_queue.exceptions import MissingApp, SchemaError
 
 if TYPE_CHECKING:
     from trio_queue._cli.conninfo import Choice
@@ -77,14 +77,20 @@ class Session:
 
             raise click.ClickException(NO_DATABASE)
         if choice is None:
-            with _embedded_conninfo() as conninfo:
-                with app.replace_connector(_moved(app.connector, conninfo)):
-                    yield ConnectedApp(app, "the embedded server", None)
+            with (
+                _embedded_conninfo() as conninfo,
+                app.replace_connector(_moved(app.connector, conninfo)),
+            ):
+                yield ConnectedApp(app, "the embedded server", conninfo)
         elif choice.conninfo is None:
             yield ConnectedApp(app, choice.source, None)
         else:
             with app.replace_connector(_moved(app.connector, choice.conninfo)):
                 yield ConnectedApp(app, choice.source, choice.conninfo)
+
+    def names_no_database(self, app: App) -> bool:
+        """Whether the embedded server would be used for this App."""
+        return self._choose(app.connector) is None
 
     def _choose(self, connector: BaseConnector) -> Choice | None:
         from trio_queue._cli.conninfo import Choice, choose_conninfo
@@ -105,7 +111,7 @@ class ConnectedApp:
     app: App
     #: As a person says it: "--database", "DATABASE_URL", "the embedded server".
     source: str
-    #: None: the App's own connector says it, or the embedded server was started.
+    #: None: the App's own connector says it.
     conninfo: str | None
 
     @property
@@ -113,13 +119,27 @@ class ConnectedApp:
         """Whether the embedded server was started for it."""
         return self.source == "the embedded server"
 
+    @property
+    def address(self) -> str:
+        """Where the database is, without a password."""
+        from trio_queue._pg.errors import describe_conninfo
+
+        return describe_conninfo(self.conninfo or "")
+
     def run(self, ask: Callable[[App], Awaitable[R]]) -> R:
         """Open the App in a loop of its own, and ask it something.
 
         Raises:
+            SchemaError: The database is not one that this version works with.
             TrioQueueException: The database is away or refuses, and what the question raises.
         """
         import trio
+
+        from trio_queue.schema import describe
+
+        state = self.app.schema_manager.check()
+        if not state.is_usable:
+            raise SchemaError(f"the database (named by {self.source}): {describe(state)}")
 
         async def main() -> R:
             async with self.app.open_async():
@@ -149,5 +169,5 @@ def _embedded_conninfo() -> Generator[str]:
             f"no database is named, and the embedded server cannot start: {error}\n"
             "Name one by --database, TRIO_QUEUE_DATABASE_URL or DATABASE_URL."
         ) from error
-    with server:  # leaves it
+    with closing(server):
         yield server.conninfo()

@@ -11,6 +11,7 @@ import click
 from trio_queue._cli.group import EXIT_CODES
 from trio_queue._cli.options import connection_options, option
 from trio_queue._cli.session import Session
+from trio_queue._cli.values import Moment
 from trio_queue.exceptions import AlreadyEnqueued, InvalidArguments, InvalidOption
 
 if TYPE_CHECKING:
@@ -26,24 +27,6 @@ Examples:
 The id of the new job goes to stdout.
 
 {EXIT_CODES}"""
-
-
-class Moment(click.ParamType):
-    """A moment in ISO 8601, with its time zone."""
-
-    name = "moment"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> datetime.datetime:
-        """Read it; refuse one without a time zone."""
-        if isinstance(value, datetime.datetime):
-            return value
-        try:
-            moment = datetime.datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a moment such as 2030-01-01T06:00:00+01:00.", param, ctx)
-        if moment.utcoffset() is None:
-            self.fail(f"{value!r} has no time zone: write {value}Z or {value}+01:00.", param, ctx)
-        return moment
 
 
 def _arguments(_: click.Context, __: click.Parameter, value: str | None) -> dict[str, Any]:

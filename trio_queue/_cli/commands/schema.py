@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from trio_queue._cli.group import EXIT_CODES
 from trio_queue._cli.options import connection_options
 from trio_queue._cli.session import Session
-
-if TYPE_CHECKING:
-    from trio_queue.app import App
+from trio_queue.exceptions import SchemaError
 
 EPILOG = f"""\b
 Examples:
@@ -44,9 +40,9 @@ Examples:
 @click.pass_obj
 def command(session: Session, *, action: str) -> None:
     """Create the tables of the queue in the database, or bring them to this version."""
-    if action in {"read", "migrations_path"}:
-        from trio_queue.schema import SchemaManager
+    from trio_queue.schema import SchemaManager, describe
 
+    if action in {"read", "migrations_path"}:
         told = (
             SchemaManager.get_schema() if action == "read" else SchemaManager.get_migrations_path()
         )
@@ -54,14 +50,10 @@ def command(session: Session, *, action: str) -> None:
         return
     app = session.load_app_if_named()
     with session.connected(app, may_start_server=not session.app_path) as connected:
-        connected.run(_apply if action == "apply" else _check)
-
-
-async def _apply(app: App) -> None:
-    await app.schema_manager.apply_schema_async()
-    click.echo("The schema is applied.", err=True)
-
-
-async def _check(app: App) -> None:
-    await app.schema_manager.check_async()
-    click.echo("The schema is complete.", err=True)
+        manager = connected.app.schema_manager
+        if action == "apply":
+            manager.apply_schema()
+        state = manager.check()
+    if not state.is_usable:
+        raise SchemaError(describe(state))
+    click.echo(describe(state))

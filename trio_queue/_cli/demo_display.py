@@ -1,0 +1,184 @@
+"""How the demo shows itself: a table that moves on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from trio_queue._cli.demo_tasks import KINDS, Kind, has_ended
+from trio_queue._cli.output import STATUS_STYLES, make_table, plain
+from trio_queue.jobs import Job
+from trio_queue.worker import Stage
+
+STATUSES = ("todo", "doing", "succeeded", "failed")
+#: Seconds between two plain lines.
+LINE_INTERVAL = 1.0
+#: How many of the worker's lines are shown below the table.
+LOG_LINES = 3
+
+
+class _LastLines(logging.Handler):
+    """Keeps the worker's last lines."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+class Display:
+    """Shows how far the jobs are."""
+
+    def __init__(self, console: Console, *, logger: logging.Logger, logs_shown: bool) -> None:
+        """Make one.
+
+        Args:
+            console: Where to; if it is no terminal, plain lines are printed.
+            logger: The worker's.
+            logs_shown: The log goes to stderr, as was asked for: then there are plain lines too.
+        """
+        self._console = console
+        self._logger = logger
+        self._logs_shown = logs_shown
+        self._log = _LastLines()
+        self._live: Live | None = None
+        self._began = time.monotonic()
+        self._last_line = -LINE_INTERVAL
+        self._last_stage: Stage | None = None
+
+    @contextmanager
+    def shown(self) -> Generator[None]:
+        """Show it while the block lasts; what it showed last stays on the terminal."""
+        self._began = time.monotonic()
+        before = self._logger.propagate, self._logger.level
+        if not self._logs_shown:
+            # The failures here are part of the show: their tracebacks would look like real ones.
+            self._logger.propagate = False
+            self._logger.setLevel(logging.INFO)
+            self._logger.addHandler(self._log)
+        try:
+            if self._console.is_terminal and not self._logs_shown:
+                # No thread of its own: it is drawn when there is something new.
+                with Live(console=self._console, auto_refresh=False) as self._live:
+                    yield
+            else:
+                yield
+        finally:
+            self._live = None
+            self._logger.removeHandler(self._log)
+            self._logger.propagate, level = before
+            self._logger.setLevel(level)
+
+    def update(self, jobs: Sequence[Job], stage: Stage, *, by_signal: bool) -> None:
+        """Show the present state.
+
+        Args:
+            jobs: Every job of the demo.
+            stage: The worker's.
+            by_signal: Whether a signal has stopped the worker.
+        """
+        if self._live is not None:
+            self._live.update(self._picture(jobs, stage, by_signal=by_signal), refresh=True)
+            return
+        seconds = time.monotonic() - self._began
+        told = stage if by_signal else None
+        if seconds - self._last_line < LINE_INTERVAL and told is self._last_stage:
+            return
+        self._last_line, self._last_stage = seconds, told
+        counts = ", ".join(f"{_count(jobs, status)} {status}" for status in STATUSES)
+        self._console.print(f"{seconds:5.1f} s  {counts}", soft_wrap=True)
+        if told is not None:
+            self._console.print(_stopping(jobs, stage), soft_wrap=True)
+
+    def _picture(self, jobs: Sequence[Job], stage: Stage, *, by_signal: bool) -> Group:
+        ended = sum(map(has_ended, jobs))
+        bar = ProgressBar(total=max(len(jobs), 1), completed=ended, width=40)
+        head = Table.grid(padding=(0, 1))
+        seconds = time.monotonic() - self._began
+        head.add_row(bar, f"{ended} of {len(jobs)} jobs have ended, {seconds:.1f} s")
+        foot: list[Text] = [
+            Text(plain(line).plain, style="dim", no_wrap=True, overflow="ellipsis")
+            for line in self._log.lines
+        ]
+        if by_signal:
+            foot.append(Text(_stopping(jobs, stage), style="bold yellow"))
+        elif stage is Stage.RUNNING:
+            foot.append(
+                Text("Ctrl-C stops the worker, as it would stop one of yours.", style="dim")
+            )
+        return Group(head, count_table(self._console, jobs), *foot)
+
+
+def _stopping(jobs: Sequence[Job], stage: Stage) -> str:
+    running = _count(jobs, "doing")
+    match stage:
+        case Stage.DRAINING:
+            return (
+                f"Draining: it fetches no more jobs, and waits for the {running} that run. "
+                "Ctrl-C again aborts them."
+            )
+        case Stage.ABORTING:
+            return f"Aborting: {running} jobs are asked to give up."
+        case _:
+            return f"The worker is {stage.value}."
+
+
+def count_table(console: Console, jobs: Sequence[Job]) -> Table:
+    """How many jobs of each kind have which status."""
+    more = [each for each in ("aborted", "cancelled") if _count(jobs, each)]
+    statuses = [*STATUSES, *more]
+    table = make_table(console, "task", "what it shows", "jobs", *statuses, "tried again")
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for kind in KINDS:
+        table.add_row(*_row(kind, jobs, statuses))
+    return table
+
+
+def _row(kind: Kind, jobs: Sequence[Job], statuses: Sequence[str]) -> list[Text]:
+    mine = [job for job in jobs if job.task_name == kind.task.name]
+    # `attempts` counts the tries that have ended: the last one is not another.
+    retried = sum(job.attempts > 1 or (job.attempts == 1 and not has_ended(job)) for job in mine)
+
+    def number(count: int, style: str = "") -> Text:
+        return Text(str(count), style=style) if count else Text("")
+
+    return [
+        Text(kind.task.name),
+        Text(kind.told),
+        number(len(mine)),
+        *(number(_count(mine, status), STATUS_STYLES[status]) for status in statuses),
+        number(retried),
+    ]
+
+
+def _count(jobs: Sequence[Job], status: str) -> int:
+    return sum(job.status == status for job in jobs)
+
+
+def show_summary(console: Console, jobs: Sequence[Job]) -> None:
+    """What became of the jobs."""
+    console.print()
+    console.print("What became of them:", style="bold")
+    console.print(count_table(console, jobs))
+    if waiting := _count(jobs, "todo"):
+        console.print(
+            f"{waiting} jobs still wait: the worker was stopped before them, and the next one "
+            "would run them. The next demo removes them.",
+            soft_wrap=True,
+        )
+    console.print()
+
+
+SuppressedPrint = Callable[[str], None]
