@@ -26,6 +26,7 @@ from trio_queue.types import Flavor
 from trio_queue.validation import check_flavor
 
 if TYPE_CHECKING:
+    from trio_queue._worker.options import WorkerOptions
     from trio_queue.schema import SchemaManager
     from trio_queue.worker import Worker
 
@@ -59,7 +60,7 @@ class App(Blueprint):
         *,
         connector: BaseConnector,
         import_paths: Iterable[str] | None = None,
-        worker_defaults: Mapping[str, Any] | None = None,
+        worker_defaults: WorkerOptions | None = None,
         periodic_defaults: Mapping[str, Any] | None = None,
         flavor: Flavor | None = None,
     ) -> None:
@@ -241,7 +242,7 @@ class App(Blueprint):
 
     # -- working --------------------------------------------------------------------------------
 
-    def worker(self, **options: Any) -> Worker:
+    def worker(self, **options: Unpack[WorkerOptions]) -> Worker:
         """Make a worker, to be run by `await worker.run()`.
 
         Args:
@@ -251,7 +252,7 @@ class App(Blueprint):
 
         return Worker(self, **{**self.worker_defaults, **options})
 
-    def run_worker(self, **options: Any) -> None:
+    def run_worker(self, **options: Unpack[WorkerOptions]) -> None:
         """Run a worker in an event loop of its own, until it is stopped or, with `wait=False`, idle.
 
         The App is opened for it, and closed. How a worker stops is told by `trio_queue.Worker`.
@@ -272,7 +273,7 @@ class App(Blueprint):
         self.perform_import_paths()
         trio.run(self.worker(**options).run)
 
-    async def run_worker_async(self, **options: Any) -> None:
+    async def run_worker_async(self, **options: Unpack[WorkerOptions]) -> None:
         """Run a worker in the running event loop, until it is stopped or, with `wait=False`, idle.
 
         The App is opened if it is not open, and then closed. Cancelled, the worker drains before

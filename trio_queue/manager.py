@@ -248,7 +248,7 @@ class JobManager(Listing):
 
     async def register_worker(self) -> int:
         """Make a row for a worker of this process. Returns its id."""
-        from trio_queue import __version__
+        from trio_queue._version import __version__
 
         return await self.connector.run_async(
             RegisterWorker(
