@@ -117,14 +117,8 @@ class Demo:
 
     async def _defer(self) -> None:
         for kind in KINDS:
-            # One statement for jobs that differ in their arguments only.
-            groups: dict[str, list[tuple[object, dict[str, object]]]] = {}
-            for arguments, options in kind.jobs:
-                groups.setdefault(repr(options), []).append((options, dict(arguments)))
-            for group in groups.values():
-                options = group[0][0]
-                deferrer = kind.task.configure(**options)  # type: ignore[arg-type]
-                await deferrer.batch_defer_async(*(arguments for _, arguments in group))
+            for options, arguments in kind.groups():
+                await kind.task.configure(**options).batch_defer_async(*arguments)
 
     async def _watch(self, worker: Worker) -> None:
         """Show how far it is; stop the worker when every job has ended."""
@@ -196,9 +190,9 @@ def show_end(connected: ConnectedApp, console: Console, jobs: list[Job]) -> None
         program += f" --database {shlex.quote(connected.conninfo or '')}"
     failed = next((job.id for job in jobs if job.status == Status.FAILED.value), None)
     console.print("Look closer:", style="bold")
-    commands = [f"jobs list --queue {QUEUE} --status failed", "workers"]
+    commands = [f"jobs list --queue {QUEUE} --status failed"]
     if failed is not None:
-        commands[1:1] = [f"jobs show {failed}", f"jobs retry {failed}"]
+        commands.append(f"jobs show {failed}")
     for command in commands:
         console.print(f"  {program} {command}", soft_wrap=True)
     console.print()

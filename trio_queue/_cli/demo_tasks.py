@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 import zlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import attrs
 import trio
@@ -17,6 +16,7 @@ from trio_queue.job_context import JobContext
 from trio_queue.jobs import Job
 from trio_queue.retry import RetryStrategy
 from trio_queue.tasks import AnyTask
+from trio_queue.types import JSONDict
 
 #: The demo neither runs nor shows anybody else's jobs: they are in other queues.
 QUEUE = "demo"
@@ -97,8 +97,19 @@ class Kind:
 
     task: AnyTask
     told: str
-    #: The jobs of it, as the arguments and the options of each.
-    jobs: tuple[tuple[Mapping[str, Any], ConfigureTaskOptions], ...] = ()
+    #: The arguments of each job of it, and how it is deferred.
+    jobs: Sequence[tuple[JSONDict, ConfigureTaskOptions]] = ()
+
+    def groups(self) -> list[tuple[ConfigureTaskOptions, list[JSONDict]]]:
+        """The jobs that one statement defers: those that are deferred in the same way."""
+        groups: list[tuple[ConfigureTaskOptions, list[JSONDict]]] = []
+        for arguments, options in self.jobs:
+            same = next((each for known, each in groups if known == options), None)
+            if same is None:
+                groups.append((options, [arguments]))
+            else:
+                same.append(arguments)
+        return groups
 
     @property
     def is_periodic(self) -> bool:

@@ -102,7 +102,8 @@ class CommandGroup(click.Group):
         if any(error.option_name in option.opts for option in self.params):
             return click.UsageError(
                 f"{error.option_name} stands before the command: "
-                f"{ctx.command_path} {error.option_name} ... {error.ctx.info_name}",
+                f"{ctx.command_path} {error.option_name} ... "
+                f"{error.ctx.command_path.removeprefix(ctx.command_path).strip()}",
                 error.ctx,
             )
         return error

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 TEXT = "text"
 JSON = "json"
@@ -61,8 +61,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         told |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        job = told.get("job")
-        if isinstance(job, dict):
+        if isinstance(told.get("job"), dict):
+            job = cast("dict[str, Any]", told["job"])
             for name, key in (("job_id", "id"), ("task", "task_name"), ("queue", "queue")):
                 told.setdefault(name, job.get(key))
         if record.exc_info:

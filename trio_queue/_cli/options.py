@@ -12,7 +12,7 @@ import attrs
 import click
 
 from trio_queue._cli.session import Session
-from trio_queue._cli.values import Names
+from trio_queue._cli.values import names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -116,8 +116,10 @@ def given_worker_options(given: dict[str, Any]) -> dict[str, Any]:
 
 def _worker_option(field: attrs.Attribute[Any], kind: Any) -> Callable[[F], F]:
     dashed = f"--{field.name.replace('_', '-')}"
-    names = [f"{dashed}/--no-{dashed[2:]}" if kind is bool else dashed]
-    attributes: dict[str, Any] = {"type": Names() if kind is tuple else kind, "default": None}
+    usual = [f"{dashed}/--no-{dashed[2:]}" if kind is bool else dashed]
+    attributes: dict[str, Any] = {"type": names if kind is tuple else kind, "default": None}
+    if kind is tuple:
+        attributes["metavar"] = "NAME,..."
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         attributes["type"] = click.Choice([member.value for member in kind])
     told = field.metadata["help"]
@@ -125,7 +127,7 @@ def _worker_option(field: attrs.Attribute[Any], kind: Any) -> Callable[[F], F]:
         told += f"  [default: {shown}]"
     return option(
         field.name,
-        *_NAMES.get(field.name, names),
+        *_NAMES.get(field.name, usual),
         env=f"WORKER_{field.name.upper()}",
         help=told,
         **attributes,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import attrs
 import click
@@ -15,6 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_queue.jobs import Event, Job, WorkerInfo
+
+R = TypeVar("R")
 
 STATUS_STYLES = {
     "todo": "cyan",
@@ -52,20 +54,23 @@ def show_jobs(jobs: Sequence[Job], *, as_json: bool) -> None:
     if as_json:
         _show_json(job.log_context() for job in jobs)
         return
-    # Columns that say the same of every job say nothing.
-    extra = [
-        (name, told)
-        for name, told in (
-            ("priority", lambda job: str(job.priority) if job.priority else ""),
-            ("lock", lambda job: job.lock or ""),
-            ("queueing lock", lambda job: job.queueing_lock or ""),
-            ("scheduled at", lambda job: moment(job.scheduled_at)),
-        )
-        if any(told(job) for job in jobs)
+    told: list[tuple[str, Callable[[Job], str]]] = [
+        ("priority", lambda job: str(job.priority) if job.priority else ""),
+        ("lock", lambda job: job.lock or ""),
+        ("queueing lock", lambda job: job.queueing_lock or ""),
+        ("scheduled at", lambda job: moment(job.scheduled_at)),
     ]
+    extra = _worth_a_column(told, jobs)
     console = make_console()
     table = make_table(
-        console, "id", "status", "queue", "task", "arguments", "attempts", *(n for n, _ in extra)
+        console,
+        "id",
+        "status",
+        "queue",
+        "task",
+        "arguments",
+        "attempts",
+        *(name for name, _ in extra),
     )
     for job in jobs:
         table.add_row(
@@ -75,7 +80,7 @@ def show_jobs(jobs: Sequence[Job], *, as_json: bool) -> None:
             plain(job.task_name),
             plain(json.dumps(job.task_kwargs, ensure_ascii=False, default=repr)),
             str(job.attempts),
-            *(plain(told(job)) for _, told in extra),
+            *(plain(tell(job)) for _, tell in extra),
         )
     console.print(table)
 
@@ -106,15 +111,16 @@ def show_job(job: Job, events: Sequence[Event], *, as_json: bool) -> None:
             facts.add_row(name, plain(value))
     console.print(facts)
     console.print()
-    table = make_table(console, "when", "event", "attempt", "worker", "reason")
+    told: list[tuple[str, Callable[[Event], str]]] = [
+        ("attempt", lambda event: "" if event.attempt is None else str(event.attempt)),
+        ("worker", lambda event: "" if event.worker_id is None else str(event.worker_id)),
+        ("reason", lambda event: event.reason or ""),
+    ]
+    extra = _worth_a_column(told, events)
+    table = make_table(console, "when", "event", *(name for name, _ in extra))
     for event in events:
-        table.add_row(
-            moment(event.at),
-            event.type,
-            "" if event.attempt is None else str(event.attempt),
-            "" if event.worker_id is None else str(event.worker_id),
-            plain(event.reason or ""),
-        )
+        cells = (plain(tell(event)) for _, tell in extra)
+        table.add_row(moment(event.at), event.type, *cells)
     console.print(table)
 
 
@@ -143,6 +149,13 @@ def show_workers(workers: Sequence[WorkerInfo], *, as_json: bool) -> None:
             moment(worker.last_heartbeat),
         )
     console.print(table)
+
+
+def _worth_a_column(
+    columns: Iterable[tuple[str, Callable[[R], str]]], rows: Sequence[R]
+) -> list[tuple[str, Callable[[R], str]]]:
+    """The columns that have something to tell of some row."""
+    return [(name, tell) for name, tell in columns if any(tell(row) for row in rows)]
 
 
 def _all_queues(worker: WorkerInfo) -> str:

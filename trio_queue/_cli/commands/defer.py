@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from trio_queue._cli.group import EXIT_CODES
 from trio_queue._cli.options import connection_options, option
 from trio_queue._cli.session import Session
-from trio_queue._cli.values import Moment
+from trio_queue._cli.values import moment
 from trio_queue.exceptions import AlreadyEnqueued, InvalidArguments, InvalidOption
 
 if TYPE_CHECKING:
@@ -37,13 +37,15 @@ def _arguments(_: click.Context, __: click.Parameter, value: str | None) -> dict
     except ValueError as error:
         raise click.BadParameter(
             f"it is not JSON ({error}): {value!r}. Write an object, "
-            'in quotes of the shell: \'{"name": "Ada"}\'.'
+            'in quotes of the shell: \'{"name": "Ada"}\'.',
+            param_hint="JSON_ARGS",
         ) from None
     if not isinstance(arguments, dict):
         raise click.BadParameter(
-            f'it must be an object, such as {{"name": "Ada"}}, and is {value!r}.'
+            f'it must be an object, such as {{"name": "Ada"}}, and is {value!r}.',
+            param_hint="JSON_ARGS",
         )
-    return arguments
+    return cast("dict[str, Any]", arguments)
 
 
 @click.command(epilog=EPILOG)
@@ -69,7 +71,14 @@ def _arguments(_: click.Context, __: click.Parameter, value: str | None) -> dict
     default=False,
     help="Where it is refused for its queueing lock, say so, but exit with 0.",
 )
-@option("--at", "schedule_at", env="DEFER_AT", type=Moment(), help="Not before this moment.")
+@option(
+    "--at",
+    "schedule_at",
+    env="DEFER_AT",
+    type=moment,
+    metavar="MOMENT",
+    help="Not before this moment.",
+)
 @option(
     "--in",
     "schedule_in",
@@ -90,6 +99,7 @@ def _arguments(_: click.Context, __: click.Parameter, value: str | None) -> dict
 @click.pass_obj
 def command(
     session: Session,
+    /,
     *,
     task: str,
     arguments: dict[str, Any],

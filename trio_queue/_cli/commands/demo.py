@@ -32,7 +32,7 @@ of the one before.
 @click.option("--code", is_flag=True, help="Only print the program that one would write, and end.")
 @database_option
 @click.pass_obj
-def command(session: Session, *, code: bool) -> None:
+def command(session: Session, /, *, code: bool) -> None:
     """Run some hundred jobs of every kind in a few seconds, and show what becomes of them.
 
     Async jobs, sync jobs in threads, locks, priorities, retries, failures, a scheduled and a

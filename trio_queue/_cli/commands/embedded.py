@@ -95,7 +95,7 @@ async def _wait_died(conninfo: str) -> None:
     import psycopg
     import trio
 
-    connection = await trio.to_thread.run_sync(psycopg.connect, conninfo)
+    connection = await trio.to_thread.run_sync(lambda: psycopg.connect(conninfo))
     try:
         while connection.pgconn.status == psycopg.pq.ConnStatus.OK:
             await trio.lowlevel.wait_readable(connection.pgconn.socket)

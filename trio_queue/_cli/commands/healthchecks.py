@@ -13,7 +13,7 @@ from trio_queue.exceptions import SchemaError
 @click.command(epilog=EXIT_CODES)
 @connection_options
 @click.pass_obj
-def command(session: Session) -> None:
+def command(session: Session, /) -> None:
     """Check that the App can be imported, that the database answers, and that the tables are there.
 
     Says what is fine and exits with 0, or says what is not and exits with 1: for a container's

@@ -11,12 +11,12 @@ import click
 from trio_queue._cli.group import EXIT_CODES, CommandGroup
 from trio_queue._cli.options import connection_options
 from trio_queue._cli.session import Session
-from trio_queue._cli.values import Moment
+from trio_queue._cli.values import moment
 from trio_queue.exceptions import JobNotFound
 
 if TYPE_CHECKING:
     from trio_queue.app import App
-    from trio_queue.jobs import Job
+    from trio_queue.jobs import Event, Job
 
 R = TypeVar("R")
 
@@ -74,7 +74,7 @@ def _ask(session: Session, question: Callable[[App], Awaitable[R]]) -> R:
 @_as_json
 @connection_options
 @click.pass_obj
-def list_(session: Session, *, limit: int, as_json: bool, **filters: Any) -> None:
+def list_(session: Session, /, *, limit: int, as_json: bool, **filters: Any) -> None:
     """List the jobs that fit every filter given, by id."""
     from trio_queue._cli import output
 
@@ -103,25 +103,21 @@ def list_(session: Session, *, limit: int, as_json: bool, **filters: Any) -> Non
 @_as_json
 @connection_options
 @click.pass_obj
-def show(session: Session, *, job_id: int, as_json: bool) -> None:
+def show(session: Session, /, *, job_id: int, as_json: bool) -> None:
     """Show one job, and what happened to it."""
     from trio_queue._cli import output
 
-    async def ask(app: App) -> Any:
-        return (
-            await app.job_manager.list_jobs_async(id=job_id),
-            await app.job_manager.list_events_async(job_id),
-        )
+    async def ask(app: App) -> tuple[Job, list[Event]]:
+        job = await _require(app, job_id)
+        return job, await app.job_manager.list_events_async(job_id)
 
-    jobs, events = _ask(session, ask)
-    if not jobs:
-        raise JobNotFound(f"there is no job {job_id}")
-    output.show_job(jobs[0], events, as_json=as_json)
+    job, events = _ask(session, ask)
+    output.show_job(job, events, as_json=as_json)
 
 
 @command.command("retry")
 @_job_ids
-@click.option("--at", type=Moment(), help="Not before this moment.")
+@click.option("--at", type=moment, metavar="MOMENT", help="Not before this moment.")
 @click.option(
     "--in",
     "in_",
@@ -136,6 +132,7 @@ def show(session: Session, *, job_id: int, as_json: bool) -> None:
 @click.pass_obj
 def retry(
     session: Session,
+    /,
     *,
     job_ids: tuple[int, ...],
     at: datetime.datetime | None,
@@ -149,6 +146,7 @@ def retry(
         at = datetime.datetime.now(tz=datetime.UTC) + datetime.timedelta(seconds=in_)
 
     async def retry_one(app: App, job_id: int) -> str:
+        await _require(app, job_id)
         await app.job_manager.retry_job_by_id_async(job_id, retry_at=at, **changes)
         return "waits again"
 
@@ -160,7 +158,7 @@ def retry(
 @click.option("--delete", is_flag=True, help="Delete the job, too.")
 @connection_options
 @click.pass_obj
-def cancel(session: Session, *, job_ids: tuple[int, ...], delete: bool) -> None:
+def cancel(session: Session, /, *, job_ids: tuple[int, ...], delete: bool) -> None:
     """Cancel jobs that wait. Running ones go on: abort them."""
 
     async def cancel_one(app: App, job_id: int) -> str:
@@ -175,7 +173,7 @@ def cancel(session: Session, *, job_ids: tuple[int, ...], delete: bool) -> None:
 @_job_ids
 @connection_options
 @click.pass_obj
-def abort(session: Session, *, job_ids: tuple[int, ...]) -> None:
+def abort(session: Session, /, *, job_ids: tuple[int, ...]) -> None:
     """Ask for the abort of running jobs; waiting ones are cancelled.
 
     An async job is cancelled at its next checkpoint; a sync one has to ask `should_abort()`.
@@ -190,11 +188,15 @@ def abort(session: Session, *, job_ids: tuple[int, ...]) -> None:
     _for_each(session, job_ids, abort_one)
 
 
-async def _refuse(app: App, job_id: int) -> str:
+async def _require(app: App, job_id: int) -> Job:
     jobs = await app.job_manager.list_jobs_async(id=job_id)
     if not jobs:
         raise JobNotFound(f"there is no job {job_id}")
-    status = jobs[0].status
+    return jobs[0]
+
+
+async def _refuse(app: App, job_id: int) -> str:
+    status = (await _require(app, job_id)).status
     hint = f": `trio-queue jobs abort {job_id}` asks it to stop" if status == "doing" else ""
     raise JobNotFound(f"job {job_id} is `{status}`, and does not wait{hint}")
 

@@ -38,7 +38,7 @@ Examples:
 )
 @connection_options
 @click.pass_obj
-def command(session: Session, *, action: str) -> None:
+def command(session: Session, /, *, action: str) -> None:
     """Create the tables of the queue in the database, or bring them to this version."""
     from trio_queue.schema import SchemaManager, describe
 

@@ -33,7 +33,7 @@ Options that are not given are as in the App's `worker_defaults`, else as told a
 @worker_options
 @connection_options
 @click.pass_obj
-def command(session: Session, **given: Any) -> None:
+def command(session: Session, /, **given: Any) -> None:
     """Run the jobs of an App, until it is asked to stop.
 
     It logs to stderr what it does. Start as many workers as you like, on any machines: each job is

@@ -19,7 +19,7 @@ A worker of Procrastinate has a heartbeat only.
 @click.option("--json", "as_json", is_flag=True, help="A JSON object for each, on its line.")
 @connection_options
 @click.pass_obj
-def command(session: Session, *, as_json: bool) -> None:
+def command(session: Session, /, *, as_json: bool) -> None:
     """List the workers that the database knows: where they run, their queues, their stage."""
     from trio_queue._cli import output
 
