@@ -148,6 +148,11 @@ def retry(
     async def retry_one(app: App, job_id: int) -> str:
         await _require(app, job_id)
         await app.job_manager.retry_job_by_id_async(job_id, retry_at=at, **changes)
+        status = (await _require(app, job_id)).status
+        if status == "failed":
+            raise JobNotFound(
+                f"job {job_id} is `failed`, its abort was requested: retry it once more"
+            )
         return "waits again"
 
     _for_each(session, job_ids, retry_one)
