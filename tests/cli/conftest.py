@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.cli.processes import Process
+from tests.waiting import wait_for_unlock
 from trio_queue._cli import cli
+from trio_queue.embedded.locks import SUPERVISOR_LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,13 +47,13 @@ def run() -> Callable[..., Result]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    """Start a command line as a process; whatever still runs at the end is killed."""
+def start_python() -> Iterator[Callable[..., Process]]:
+    """Start Python as a process; whatever still runs at the end is killed."""
     processes: list[Process] = []
 
     def start(*arguments: str, env: dict[str, str] | None = None, **options: Any) -> Process:
         process = Process.start(
-            [sys.executable, "-m", "trio_queue", *arguments],
+            [sys.executable, *arguments],
             {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
             **options,
         )
@@ -61,7 +66,23 @@ def start() -> Iterator[Callable[..., Process]]:
 
 
 @pytest.fixture
+def start(start_python: Callable[..., Process]) -> Callable[..., Process]:
+    """Start a command line as a process; see `start_python`."""
+    return partial(start_python, "-m", "trio_queue")
+
+
+@pytest.fixture
 def on_queue(queue_database: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A database with the queue's tables, named by the environment."""
     monkeypatch.setenv("TRIO_QUEUE_DATABASE_URL", queue_database)
     return queue_database
+
+
+@pytest.fixture
+def server_directory() -> Iterator[Path]:
+    """A place for an embedded server: run by root, its account must be able to reach it."""
+    parent = Path(tempfile.mkdtemp(prefix="trio-queue-cli-"))
+    parent.chmod(0o755)
+    yield parent / "data"
+    wait_for_unlock(parent / "data" / SUPERVISOR_LOCK)
+    shutil.rmtree(parent)

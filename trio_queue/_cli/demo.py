@@ -84,7 +84,7 @@ class Demo:
                         failure = error
                     nursery.cancel_scope.cancel(reason="the worker has stopped")
                 jobs = [] if failure else await self._jobs()
-                self.display.update(jobs, worker.stage, by_signal=False)
+                self.display.update(jobs)
             if failure:
                 raise failure
             return jobs
@@ -122,20 +122,15 @@ class Demo:
 
     async def _watch(self, worker: Worker) -> None:
         """Show how far it is; stop the worker when every job has ended."""
-        stopped_by_us = False
         while True:
             try:
                 jobs = await self._jobs()
             except TrioQueueException:
                 pass  # the worker says it, and tries again
             else:
-                by_signal = not stopped_by_us and worker.stage not in {
-                    Stage.STARTING,
-                    Stage.RUNNING,
-                }
-                self.display.update(jobs, worker.stage, by_signal=by_signal)
+                self.display.update(jobs)
                 if worker.stage is Stage.RUNNING and _is_done(jobs):
-                    stopped_by_us = True
+                    self.display.all_have_ended = True
                     worker.stop()
             await trio.sleep(LOOK_INTERVAL)
 

@@ -26,15 +26,18 @@ LINE_INTERVAL = 1.0
 LOG_LINES = 3
 
 
-class _LastLines(logging.Handler):
-    """Keeps the worker's last lines."""
+class _Listener(logging.Handler):
+    """Hears what the worker logs: its last lines, and each stage as it is reached."""
 
-    def __init__(self) -> None:
+    def __init__(self, heard_stage: Callable[[Stage], None]) -> None:
         super().__init__(logging.INFO)
         self.lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+        self._heard_stage = heard_stage
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
+        if (stage := getattr(record, "stage", None)) is not None:
+            self._heard_stage(Stage(stage))
 
 
 class Display:
@@ -51,22 +54,26 @@ class Display:
         self._console = console
         self._logger = logger
         self._logs_shown = logs_shown
-        self._log = _LastLines()
+        self._listener = _Listener(self._heard_stage)
+        self._jobs: Sequence[Job] = ()
+        self._stage = Stage.STARTING
+        #: That every job has ended stops the worker, too; what is not that is a signal.
+        self.all_have_ended = False
         self._live: Live | None = None
         self._began = time.monotonic()
         self._last_line = -LINE_INTERVAL
-        self._last_stage: Stage | None = None
+        self._last_told: Stage | None = None
 
     @contextmanager
     def shown(self) -> Generator[None]:
         """Show it while the block lasts; what it showed last stays on the terminal."""
         self._began = time.monotonic()
         before = self._logger.propagate, self._logger.level
+        self._logger.addHandler(self._listener)
         if not self._logs_shown:
             # The failures here are part of the show: their tracebacks would look like real ones.
             self._logger.propagate = False
             self._logger.setLevel(logging.INFO)
-            self._logger.addHandler(self._log)
         try:
             if self._console.is_terminal and not self._logs_shown:
                 # No thread of its own: it is drawn when there is something new.
@@ -76,32 +83,40 @@ class Display:
                 yield
         finally:
             self._live = None
-            self._logger.removeHandler(self._log)
+            self._logger.removeHandler(self._listener)
             self._logger.propagate, level = before
             self._logger.setLevel(level)
 
-    def update(self, jobs: Sequence[Job], stage: Stage, *, by_signal: bool) -> None:
-        """Show the present state.
+    def update(self, jobs: Sequence[Job]) -> None:
+        """Show these jobs, every one of the demo."""
+        self._jobs = jobs
+        self._show()
 
-        Args:
-            jobs: Every job of the demo.
-            stage: The worker's.
-            by_signal: Whether a signal has stopped the worker.
-        """
+    def _heard_stage(self, stage: Stage) -> None:
+        # At once, whenever the next look at the jobs is: a drain may be short.
+        self._stage = stage
+        self._show()
+
+    @property
+    def _is_stopping_by_signal(self) -> bool:
+        return self._stage in {Stage.DRAINING, Stage.ABORTING} and not self.all_have_ended
+
+    def _show(self) -> None:
         if self._live is not None:
-            self._live.update(self._picture(jobs, stage, by_signal=by_signal), refresh=True)
+            self._live.update(self._picture(), refresh=True)
             return
         seconds = time.monotonic() - self._began
-        told = stage if by_signal else None
-        if seconds - self._last_line < LINE_INTERVAL and told is self._last_stage:
-            return
-        self._last_line, self._last_stage = seconds, told
-        counts = ", ".join(f"{_count(jobs, status)} {status}" for status in STATUSES)
-        self._console.print(f"{seconds:5.1f} s  {counts}", soft_wrap=True)
-        if told is not None:
-            self._console.print(_stopping(jobs, stage), soft_wrap=True)
+        told = self._stage if self._is_stopping_by_signal else None
+        if seconds - self._last_line >= LINE_INTERVAL or told is not self._last_told:
+            counts = ", ".join(f"{_count(self._jobs, status)} {status}" for status in STATUSES)
+            self._console.print(f"{seconds:5.1f} s  {counts}", soft_wrap=True)
+            self._last_line = seconds
+        if told is not None and told is not self._last_told:
+            self._console.print(_stopping(self._jobs, told), soft_wrap=True)
+        self._last_told = told
 
-    def _picture(self, jobs: Sequence[Job], stage: Stage, *, by_signal: bool) -> Group:
+    def _picture(self) -> Group:
+        jobs = self._jobs
         ended = sum(map(has_ended, jobs))
         bar = ProgressBar(total=max(len(jobs), 1), completed=ended, width=40)
         head = Table.grid(padding=(0, 1))
@@ -109,11 +124,11 @@ class Display:
         head.add_row(bar, f"{ended} of {len(jobs)} jobs have ended, {seconds:.1f} s")
         foot: list[Text] = [
             Text(plain(line).plain, style="dim", no_wrap=True, overflow="ellipsis")
-            for line in self._log.lines
+            for line in self._listener.lines
         ]
-        if by_signal:
-            foot.append(Text(_stopping(jobs, stage), style="bold yellow"))
-        elif stage is Stage.RUNNING:
+        if self._is_stopping_by_signal:
+            foot.append(Text(_stopping(jobs, self._stage), style="bold yellow"))
+        elif self._stage is Stage.RUNNING:
             foot.append(
                 Text("Ctrl-C stops the worker, as it would stop one of yours.", style="dim")
             )
@@ -122,16 +137,12 @@ class Display:
 
 def _stopping(jobs: Sequence[Job], stage: Stage) -> str:
     running = _count(jobs, "doing")
-    match stage:
-        case Stage.DRAINING:
-            return (
-                f"Draining: it fetches no more jobs, and waits for the {running} that run. "
-                "Ctrl-C again aborts them."
-            )
-        case Stage.ABORTING:
-            return f"Aborting: {running} jobs are asked to give up."
-        case _:
-            return f"The worker is {stage.value}."
+    if stage is Stage.DRAINING:
+        return (
+            f"Draining: it fetches no more jobs, and waits for the {running} that run. "
+            "Ctrl-C again aborts them."
+        )
+    return f"Aborting: {running} jobs are asked to give up."
 
 
 def count_table(console: Console, jobs: Sequence[Job]) -> Table:

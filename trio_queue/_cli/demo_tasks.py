@@ -46,6 +46,13 @@ def checksum(number: int) -> int:
     return zlib.crc32(b"%d" % number)
 
 
+@blueprint.task(name="report", queue=QUEUE)
+async def report(month: str) -> str:
+    """A long job: a worker that is asked to stop waits for it."""
+    await trio.sleep(1.2)
+    return month
+
+
 @blueprint.task(name="transfer", queue=QUEUE)
 async def transfer(account: str, amount: int) -> int:
     """One of many jobs with the same lock: they run one after the other."""
@@ -119,11 +126,20 @@ class Kind:
 
 _NAMES = ("Ada", "Barbara", "Edsger", "Grace", "Katherine", "Nathaniel", "Radia", "Tony")
 _URGENCIES = (("at leisure", -10), ("as usual", 0), ("urgent", 10))
+_MONTHS = ("01", "02", "03", "04", "05", "06")
 _EMPTY: ConfigureTaskOptions = {}
 
 KINDS = (
     Kind(greet, "async", tuple(({"name": _NAMES[n % 8]}, _EMPTY) for n in range(120))),
     Kind(checksum, "sync, in threads", tuple(({"number": n}, _EMPTY) for n in range(60))),
+    Kind(
+        report,
+        "long, 1.2 s each",
+        # Some from the beginning, some later: so a Ctrl-C finds one that runs.
+        tuple(
+            ({"month": month}, {"priority": 20} if month < "04" else _EMPTY) for month in _MONTHS
+        ),
+    ),
     Kind(
         transfer,
         "6 locks, one at a time each",

@@ -64,8 +64,7 @@ async def _serve(directory: str | None, ephemeral: bool, tcp: bool) -> None:
             nursery.start_soon(cancel_on_signal)
             try:
                 async with open_embedded_server(directory, ephemeral=ephemeral, tcp=tcp) as server:
-                    click.echo(_told(server, tcp=tcp))
-                    await _wait_died(server.conninfo())
+                    await _tell_and_wait_died(server, tcp=tcp)
                     server_died = True
             except EmbeddedServerError as error:
                 failure = error
@@ -90,13 +89,18 @@ def _told(server: EmbeddedServer, *, tcp: bool) -> str:
     return "\n".join(lines)
 
 
-async def _wait_died(conninfo: str) -> None:
-    """Wait until the server closes a connection of ours, as a server does that ends."""
+async def _tell_and_wait_died(server: EmbeddedServer, *, tcp: bool) -> None:
+    """Tell how to reach it; wait until it closes a connection of ours, as a server does that ends."""
     import psycopg
     import trio
 
-    connection = await trio.to_thread.run_sync(lambda: psycopg.connect(conninfo))
+    conninfo = server.conninfo()
     try:
+        connection = await trio.to_thread.run_sync(lambda: psycopg.connect(conninfo))
+    except psycopg.OperationalError:
+        return  # it did not live that long
+    try:
+        click.echo(_told(server, tcp=tcp))
         while connection.pgconn.status == psycopg.pq.ConnStatus.OK:
             await trio.lowlevel.wait_readable(connection.pgconn.socket)
             try:

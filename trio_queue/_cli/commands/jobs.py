@@ -146,13 +146,12 @@ def retry(
         at = datetime.datetime.now(tz=datetime.UTC) + datetime.timedelta(seconds=in_)
 
     async def retry_one(app: App, job_id: int) -> str:
-        await _require(app, job_id)
-        await app.job_manager.retry_job_by_id_async(job_id, retry_at=at, **changes)
-        status = (await _require(app, job_id)).status
-        if status == "failed":
+        if (await _require(app, job_id)).abort_requested:
+            # The database would make a running one `failed`, and refuse a failed one.
             raise JobNotFound(
-                f"job {job_id} is `failed`, its abort was requested: retry it once more"
+                f"job {job_id} was asked to abort, and so does not wait again: defer a new one"
             )
+        await app.job_manager.retry_job_by_id_async(job_id, retry_at=at, **changes)
         return "waits again"
 
     _for_each(session, job_ids, retry_one)
