@@ -183,11 +183,11 @@ def show_end(connected: ConnectedApp, console: Console, jobs: list[Job]) -> None
     program = "trio-queue"
     if connected.source == "--database":
         program += f" --database {shlex.quote(connected.conninfo or '')}"
-    failed = next((job.id for job in jobs if job.status == Status.FAILED.value), None)
     console.print("Look closer:", style="bold")
-    commands = [f"jobs list --queue {QUEUE} --status failed"]
+    failed = next((job.id for job in jobs if job.status == Status.FAILED.value), None)
+    commands = [f"jobs list --queue {QUEUE}"]
     if failed is not None:
-        commands.append(f"jobs show {failed}")
+        commands = [f"jobs list --queue {QUEUE} --status failed", f"jobs show {failed}"]
     for command in commands:
         console.print(f"  {program} {command}", soft_wrap=True)
     console.print()

@@ -66,7 +66,7 @@ class Display:
 
     @contextmanager
     def shown(self) -> Generator[None]:
-        """Show it while the block lasts; what it showed last stays on the terminal."""
+        """Show it while the block lasts."""
         self._began = time.monotonic()
         before = self._logger.propagate, self._logger.level
         self._logger.addHandler(self._listener)
@@ -76,8 +76,9 @@ class Display:
             self._logger.setLevel(logging.INFO)
         try:
             if self._console.is_terminal and not self._logs_shown:
-                # No thread of its own: it is drawn when there is something new.
-                with Live(console=self._console, auto_refresh=False) as self._live:
+                # No thread of its own: it is drawn when there is something new. At the end the
+                # summary takes its place.
+                with Live(console=self._console, auto_refresh=False, transient=True) as self._live:
                     yield
             else:
                 yield
@@ -149,7 +150,7 @@ def count_table(console: Console, jobs: Sequence[Job]) -> Table:
     """How many jobs of each kind have which status."""
     more = [each for each in ("aborted", "cancelled") if _count(jobs, each)]
     statuses = [*STATUSES, *more]
-    table = make_table(console, "task", "what it shows", "jobs", *statuses, "tried again")
+    table = make_table(console, "task", "what it shows", "jobs", *statuses, "retried")
     for column in table.columns[3:]:
         column.justify = "right"
     for kind in KINDS:
