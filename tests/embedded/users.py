@@ -82,7 +82,8 @@ class User:
             assert self.process.stdout is not None
             line = self.process.stdout.readline()
             assert line, f"the user process died: {self.process.wait()}"
-            self._answer = json.loads(line)
+            answer: dict[str, Any] = json.loads(line)
+            self._answer = answer
         return self._answer
 
     @property

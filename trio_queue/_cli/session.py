@@ -14,11 +14,13 @@ import click
 from trio_queue.exceptions import MissingApp, SchemaError
 
 if TYPE_CHECKING:
-    from trio_queue._cli.conninfo import Choice
+    from trio_queue._cli.conninfo import ConninfoChoice
     from trio_queue.app import App
     from trio_queue.connector import BaseConnector
 
 R = TypeVar("R")
+
+HINT = "For a server without installing one: run `trio-queue embedded`, which prints its conninfo."
 
 
 @attrs.define
@@ -71,37 +73,43 @@ class Session:
         Raises:
             click.ClickException: No database is named, or the embedded server cannot start.
         """
-        choice = self._choose(app.connector)
-        if choice is None and not may_start_server:
-            from trio_queue._cli.conninfo import NO_DATABASE
-
-            raise click.ClickException(NO_DATABASE)
-        if choice is None:
+        if self._uses_own_database(app.connector):
+            yield ConnectedApp(app, "the App", None)
+            return
+        choice = self._choose()
+        if choice is not None:
+            with app.replace_connector(_moved(app.connector, choice.conninfo)):
+                yield ConnectedApp(app, choice.source, choice.conninfo)
+        elif may_start_server:
             with (
                 _embedded_conninfo() as conninfo,
                 app.replace_connector(_moved(app.connector, conninfo)),
             ):
                 yield ConnectedApp(app, "the embedded server", conninfo)
-        elif choice.conninfo is None:
-            yield ConnectedApp(app, choice.source, None)
         else:
-            with app.replace_connector(_moved(app.connector, choice.conninfo)):
-                yield ConnectedApp(app, choice.source, choice.conninfo)
+            from trio_queue._cli.conninfo import MISSING_DATABASE
 
-    def names_no_database(self, app: App) -> bool:
-        """Whether the embedded server would be used for this App."""
-        return self._choose(app.connector) is None
+            raise click.ClickException(f"{MISSING_DATABASE}.\n{HINT}")
 
-    def _choose(self, connector: BaseConnector) -> Choice | None:
-        from trio_queue._cli.conninfo import Choice, choose_conninfo
+    def names_no_database(self) -> bool:
+        """Whether a command without an App would use the embedded server."""
+        return self._choose() is None
+
+    def _uses_own_database(self, connector: BaseConnector) -> bool:
         from trio_queue._storage.connector import PsycopgConnector
 
-        if self.database is None:
-            if not isinstance(connector, PsycopgConnector):
-                return Choice(None, "the App")  # memory, or a connector of somebody's own
-            if connector.names_database:
-                return Choice(None, "the App")
-        return choose_conninfo(self.database)
+        if self.database:
+            return False
+        # What is not a PsycopgConnector is memory, or somebody's own.
+        return not isinstance(connector, PsycopgConnector) or connector.names_database
+
+    def _choose(self) -> ConninfoChoice | None:
+        from trio_queue._cli.conninfo import InvalidConninfoError, choose_conninfo
+
+        try:
+            return choose_conninfo(self.database, None, os.environ)
+        except InvalidConninfoError as error:
+            raise click.ClickException(str(error)) from error
 
 
 @attrs.frozen

@@ -96,7 +96,12 @@ def clean_environment() -> dict[str, str]:
 
 
 def run_program(
-    command: Sequence[str], account: Account, *, deadline: float, checkpoint: Callable[[], None]
+    command: Sequence[str],
+    account: Account,
+    *,
+    deadline: float,
+    checkpoint: Callable[[], None],
+    lock: int | None = None,
 ) -> str:
     """Run one of PostgreSQL's programs to its end, without a shell.
 
@@ -106,6 +111,8 @@ def run_program(
         deadline: When it is killed, on the clock of `time.monotonic`.
         checkpoint: Called about twenty times a second; when it raises, the program is killed and its
             end awaited before the exception leaves.
+        lock: A lock's descriptor that the program holds too, so that the lock outlives a killed caller until the
+            program has ended.
 
     Returns:
         What it wrote.
@@ -123,6 +130,7 @@ def run_program(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
             **account.credentials,
         )
         try:

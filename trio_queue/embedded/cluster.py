@@ -63,6 +63,7 @@ def make_cluster(
     account: Account,
     *,
     ephemeral: bool,
+    lock: int,
     deadline: float,
     checkpoint: Callable[[], None],
 ) -> None:
@@ -75,6 +76,8 @@ def make_cluster(
         data: Where it goes; must not exist yet.
         account: Whose it is.
         ephemeral: Leave writing to disk to the system.
+        lock: The descriptor of the start lock: initdb goes on when its caller is killed, and nobody may clear its files
+            away, or start, before it has ended.
         deadline: When to give up, on the clock of `time.monotonic`.
         checkpoint: Called often; what it raises leaves, with nothing left behind.
 
@@ -109,7 +112,7 @@ def make_cluster(
         ]
         if ephemeral:
             command.append("--no-sync")
-        run_program(command, account, deadline=deadline, checkpoint=checkpoint)
+        run_program(command, account, deadline=deadline, checkpoint=checkpoint, lock=lock)
         with (unfinished / "postgresql.conf").open("a") as settings:
             settings.write("\n# Alike on every machine.\ntimezone = 'UTC'\nlog_timezone = 'UTC'\n")
         kept = password_file(data)

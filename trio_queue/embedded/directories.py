@@ -65,7 +65,6 @@ def claim_directory(directory: Path) -> None:
     try:
         directory.mkdir(0o700, parents=True, exist_ok=True)
         status = directory.stat()
-        names = os.listdir(directory)  # noqa: PTH208 - names are wanted
     except OSError as error:
         raise EmbeddedServerError(
             f"the directory {str(directory)!r} for the embedded server cannot be used ({error.strerror}): "
@@ -80,6 +79,7 @@ def claim_directory(directory: Path) -> None:
         raise EmbeddedServerError(
             f"the directory {str(directory)!r} may be written by others: run chmod go-w on it, or choose another one"
         )
+    names = [path.name for path in directory.iterdir()]
     if names and START_LOCK not in names:
         raise EmbeddedServerError(
             f"the directory {str(directory)!r} holds files that no embedded server made: choose an empty or a new one"

@@ -81,7 +81,13 @@ def launch(
         if ephemeral:
             mark_throwaway(directory)
         make_cluster(
-            programs, data, account, ephemeral=ephemeral, deadline=deadline, checkpoint=checkpoint
+            programs,
+            data,
+            account,
+            ephemeral=ephemeral,
+            lock=locks.start,
+            deadline=deadline,
+            checkpoint=checkpoint,
         )
     sockets, outside = socket_directory(directory, account)
     options = supervisor.SupervisorOptions(

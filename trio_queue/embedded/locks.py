@@ -62,16 +62,20 @@ class DirectoryLocks:
     supervisor: int
 
     @classmethod
-    def open(cls, directory: Path) -> DirectoryLocks:
-        """Open the lock files, making them where needed.
+    def open(cls, directory: Path, *, create: bool = True) -> DirectoryLocks:
+        """Open the lock files.
+
+        Args:
+            directory: Where they are.
+            create: Make them where needed.
 
         Raises:
-            FileNotFoundError: The directory has just been removed.
+            FileNotFoundError: The directory has just been removed, or there are none.
         """
         opened: list[int] = []
         try:
             for name in (START_LOCK, USERS_LOCK, SUPERVISOR_LOCK):
-                flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
                 opened.append(os.open(directory / name, flags, 0o600))
         except BaseException:
             for descriptor in opened:

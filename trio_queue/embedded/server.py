@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from trio_queue.embedded.account import server_account
 from trio_queue.embedded.binaries import Binaries, find_binaries
 from trio_queue.embedded.cluster import password_file
 from trio_queue.embedded.directories import (
@@ -82,7 +83,8 @@ class EmbeddedServer:
         self._state: ServerState | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        if self._users is None:  # one that was started by `start()` is only ended by the block
+            self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,6 +161,7 @@ class EmbeddedServer:
                 "this EmbeddedServer has been started already: make one for each use"
             )
         deadline = time.monotonic() + self._start_timeout
+        server_account()  # a caller that cannot run a server hears that, not what its missing home leads to
         while True:
             claim_directory(self.directory)
             try:
@@ -238,18 +241,23 @@ class EmbeddedServer:
         )
 
     def _remove_orphaned(self) -> None:
-        """Remove a throw-away server's files where its supervisor was killed and we were the last user."""
+        """Remove a throw-away server's files where no supervisor does it: it was killed, or never came to be."""
         try:
-            locks = DirectoryLocks.open(self.directory)
+            # Made anew they would keep a supervisor that removes the directory just now from doing so.
+            locks = DirectoryLocks.open(self.directory, create=False)
         except OSError:
             return
         try:
-            alone = all(
-                try_lock(lock, fcntl.LOCK_EX)
-                for lock in (locks.start, locks.supervisor, locks.users)
+            # A killed initdb's children hold this one for some milliseconds.
+            soon = time.monotonic() + 1.0
+            wait_for_lock(
+                locks.start, fcntl.LOCK_EX, deadline=soon, checkpoint=_no_checkpoint, what="initdb"
             )
+            alone = all(try_lock(lock, fcntl.LOCK_EX) for lock in (locks.supervisor, locks.users))
             if alone and locks.is_current() and is_throwaway(self.directory):
                 remove_files(removable(self.directory), str(self.directory))
+        except EmbeddedServerError:
+            return  # somebody else starts a server here, who will remove the files
         finally:
             locks.close()
 

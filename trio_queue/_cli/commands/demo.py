@@ -46,7 +46,7 @@ def command(session: Session, /, *, code: bool) -> None:
 
     app = demo.make_app(PsycopgConnector())
     if code:
-        click.echo(demo.example_code(embedded=session.names_no_database(app)), nl=False)
+        click.echo(demo.example_code(embedded=session.names_no_database()), nl=False)
         return
     console = output.make_console()
     with session.connected(app, may_start_server=True) as connected:

@@ -1,4 +1,4 @@
-"""Which database a command works on."""
+"""Whether an App works on its own database, or on one that is named elsewhere."""
 
 from __future__ import annotations
 
@@ -7,31 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trio_queue import App, PsycopgConnector
-from trio_queue._cli.conninfo import Choice, choose_conninfo
 from trio_queue._cli.session import Session
 from trio_queue.testing import InMemoryConnector
 
 if TYPE_CHECKING:
     from trio_queue.connector import BaseConnector
-
-EVERY = {
-    "TRIO_QUEUE_DATABASE_URL": "ours",
-    "DATABASE_URL": "usual",
-    "PGHOST": "somewhere",
-}
-
-
-def test_the_first_that_is_named_wins() -> None:
-    environment = dict(EVERY)
-    assert choose_conninfo("option", environment) == Choice("option", "--database")
-    assert choose_conninfo(None, environment) == Choice("ours", "TRIO_QUEUE_DATABASE_URL")
-    del environment["TRIO_QUEUE_DATABASE_URL"]
-    assert choose_conninfo(None, environment) == Choice("usual", "DATABASE_URL")
-    environment["DATABASE_URL"] = ""
-    assert choose_conninfo(None, environment) == Choice("", "PGHOST")
-    del environment["PGHOST"]
-    assert choose_conninfo(None, environment) is None
-    assert choose_conninfo(None, {"PGDATA": "/var/lib", "PGPASSWORD": "x"}) is None
 
 
 def connected(connector: BaseConnector, **session: Any) -> tuple[BaseConnector, str]:
