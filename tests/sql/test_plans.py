@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ def table(request: pytest.FixtureRequest, connection: Connection) -> str:
 
 
 @contextmanager
-def plans(connection: Connection) -> Iterator[list[dict[str, Any]]]:
+def plans(connection: Connection) -> Generator[list[dict[str, Any]]]:
     """The plans of all that runs in the block, inside of functions too."""
     found: list[dict[str, Any]] = []
 
@@ -97,12 +97,13 @@ def scans(found: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
 
 def rows_read(found: list[dict[str, Any]]) -> float:
     """How many rows of jobs the largest scan has looked at."""
-    return max(
+    found_rows: list[float] = [
         (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
         for told in found
         for node in nodes(told["Plan"])
         if node.get("Relation Name") == "procrastinate_jobs"
-    )
+    ]
+    return max(found_rows)
 
 
 def assert_no_walk(found: list[dict[str, Any]]) -> None:
