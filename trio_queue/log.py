@@ -41,6 +41,8 @@ class Action(StrEnum):
     OUTCOME_NOT_WRITTEN = "outcome_not_written"
     #: The worker was taken for dead, or a job of it is no longer its own.
     LEASE_LOST = "lease_lost"
+    #: A job of a dead worker was taken over; it says what became of it.
+    RESCUED_JOBS = "rescued_jobs"
     #: Jobs of a claim whose answer was lost were given back.
     RELEASED_JOBS = "released_jobs"
     #: The database stopped answering; once for each outage.

@@ -11,6 +11,7 @@ reach; the rest lives in a child task behind a shield.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -28,6 +29,7 @@ from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options, WorkerOptions, read_options
 from trio_queue._worker.periodic import PeriodicDeferrer
 from trio_queue._worker.report import Reporter
+from trio_queue._worker.rescue import Rescuer
 from trio_queue._worker.run import Runner
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.services import Supervisor
@@ -124,7 +126,7 @@ class Worker:
             return  # it was stopped before it ran: nothing is fetched
         self._shutdown.attach()
         with (
-            heard_signals(self._shutdown, self._reporter.logger)
+            heard_signals(self._shutdown, self._reporter.logger, self._exit_process)
             if self.options.install_signal_handlers
             else nullcontext()
         ):
@@ -208,7 +210,8 @@ class Worker:
             database=database,
             running=self._running,
             shutdown=self._shutdown,
-            lease=self.options.stalled_worker_timeout,
+            lease=lease,
+            patience=self.options.stalled_worker_timeout,
             written=fetcher.written,
             reporter=self._reporter,
         )
@@ -227,8 +230,16 @@ class Worker:
             options=self.options,
             running=self._running,
         )
-        periodic = PeriodicDeferrer(
-            app=self.app, database=database, logger=self._reporter.logger
+        periodic = PeriodicDeferrer(app=self.app, database=database, logger=self._reporter.logger)
+        rescuer = Rescuer(
+            app=self.app,
+            database=database,
+            fetcher=fetcher,
+            lease=lease,
+            options=self.options,
+            running=self._running,
+            shutdown=self._shutdown,
+            reporter=self._reporter,
         )
         intake = trio.CancelScope()
         async with trio.open_nursery() as services:
@@ -241,6 +252,7 @@ class Worker:
             supervised("heartbeat", lease.watch)
             supervised("show stage", lease.show_stage)
             services.start_soon(self._keep_writing, completer)
+            supervised("rescue", rescuer.rescue)
             supervised("poll aborts", ear.poll_aborts)
             if notifications is not None:
                 supervised("listen", partial(ear.listen, notifications))
@@ -289,6 +301,12 @@ class Worker:
             task_middleware=tuple(self.options.task_middleware),
             worker_middleware=tuple(self.options.worker_middleware),
         )
+
+    @property
+    def _exit_process(self) -> Callable[[int], None] | None:
+        if not self.options.exit_on_third_signal:
+            return None
+        return lambda status: self._lease.exit_process(status) if self._lease else os._exit(status)
 
     def _changed(self, change: Change) -> None:
         if change.before is Stage.STARTING and change.after is Stage.STOPPED:

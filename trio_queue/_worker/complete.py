@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from trio_queue._worker.database import Backoff, Database
+from trio_queue._worker.lease import Lease
 from trio_queue._worker.report import Ended, Reporter
 from trio_queue._worker.running import RunningJobs
 from trio_queue._worker.shutdown import Shutdown
@@ -27,7 +28,8 @@ class Completer:
         database: Database,
         running: RunningJobs,
         shutdown: Shutdown,
-        lease: float,
+        lease: Lease,
+        patience: float,
         written: Callable[[Sequence[Ended]], None],
         reporter: Reporter,
     ) -> None:
@@ -35,6 +37,7 @@ class Completer:
         self._running = running
         self._shutdown = shutdown
         self._lease = lease
+        self._patience = patience
         self._written = written
         self._reporter = reporter
         self._ended: list[Ended] = []
@@ -83,7 +86,26 @@ class Completer:
                     self._give_up(batch)
                     return
                 await trio.sleep(backoff.next())
-        self._let_go(batch, answers)
+        contested = self._contested(batch, answers)
+        self._let_go([ended for ended in batch if ended not in contested], answers)
+        if contested:
+            await self._settle(contested)
+
+    def _contested(self, batch: Sequence[Ended], answers: Sequence[Finished]) -> list[Ended]:
+        refused = {answer.job_id for answer in answers if answer.status is None}
+        return [ended for ended in batch if ended.completion and ended.running.id in refused]
+
+    async def _settle(self, contested: list[Ended]) -> None:
+        """Writes that matched no row: the job was taken from us, or the worker's own row was lost.
+
+        In the second case the jobs that nobody has taken yet are ours again under the new id.
+        """
+        written_under = {ended.running.worker_id for ended in contested}
+        await self._lease.check()
+        ours = [ended for ended in contested if ended.running.worker_id not in written_under]
+        self._let_go([ended for ended in contested if ended not in ours], [])
+        if ours:
+            await self._write(ours)
 
     async def _write_apart(self, batch: list[Ended], error: Exception) -> None:
         """One row that the database refuses must not hold the others."""
@@ -102,7 +124,7 @@ class Completer:
     def _must_give_up(self, failing_since: float) -> bool:
         # Until then no other worker touches these rows; from then on they are the rescue's. Other
         # verbs may be answered meanwhile: a write that never is must not hold a stop either.
-        patience_ends = min(self._database.away_since, failing_since) + self._lease
+        patience_ends = min(self._database.away_since, failing_since) + self._patience
         return self._shutdown.draining.is_set() and trio.current_time() >= patience_ends
 
     def _give_up(self, batch: list[Ended]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import trio
 
-from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database, TooSlow
+from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database
 from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options
 from trio_queue._worker.report import Ended
@@ -14,7 +15,9 @@ from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.jobs import AbortReason, Job, Status
-from trio_queue.store import FetchJobs, HasEligibleJob, NextScheduledIn
+from trio_queue.store import FetchJobs, HasEligibleJob, NextScheduledIn, Verb
+
+R = TypeVar("R")
 
 #: Seconds between two looks of a `wait=False` worker at a job that another's open claim holds.
 MOMENT = 0.05
@@ -37,6 +40,9 @@ class Fetcher:
         self._options = options
         self._running = running
         self._shutdown = shutdown
+        #: Held while rows become `doing` under our id, until they are in our hands: a release
+        #: would give them back.
+        self.claiming = trio.Lock()
         # Silenced before a claim: what rings while it is under way is heard after it.
         self._bell = trio.Event()
         # A claim was sent whose answer has not come: rows may be `doing` that nobody runs.
@@ -91,25 +97,30 @@ class Fetcher:
 
     async def _claim(self, worker_id: int, hand_over: Callable[[RunningJob], None]) -> bool:
         """Claim once. Answers whether there was less to claim than places."""
-        if self._unanswered:
-            await self._release()
-        limit = self._running.free_places
+        async with self.claiming:
+            if self._unanswered:
+                await self._release()
+            limit = self._running.free_places
+            jobs = await self.claim(FetchJobs(worker_id, self._options.queues, limit))
+            if self._shutdown.draining.is_set():
+                self._unanswered = True
+                return False  # the answer came with the cancel: give_back() gives them back
+            for job in jobs:
+                self._take(job, worker_id, hand_over)
+            self._early_aborts.clear()
+        return len(jobs) < limit
+
+    async def claim(self, verb: Verb[list[R]]) -> list[R]:
+        """Say what makes rows `doing` under our id; remember it where the answer does not come."""
         self._unanswered = True
         try:
-            jobs = await self._database.run(
-                FetchJobs(worker_id, self._options.queues, limit), bound=CLAIM_BOUND
-            )
+            answer = await self._database.run(verb, bound=CLAIM_BOUND)
         except TrioQueueException as error:
             # A statement that the server refused has claimed nothing; one that was cut may have.
-            self._unanswered = isinstance(error, TooSlow) or self._database.is_transient(error)
+            self._unanswered = self._database.is_transient(error)
             raise
-        if self._shutdown.draining.is_set():
-            return False  # the answer came with the cancel: give_back() gives them back
         self._unanswered = False
-        for job in jobs:
-            self._take(job, worker_id, hand_over)
-        self._early_aborts.clear()
-        return len(jobs) < limit
+        return answer
 
     def _take(self, job: Job, worker_id: int, hand_over: Callable[[RunningJob], None]) -> None:
         running = RunningJob(job, worker_id)
@@ -147,7 +158,8 @@ class Fetcher:
         backoff = Backoff()
         while self._unanswered:
             try:
-                await self._release()
+                async with self.claiming:
+                    await self._release()
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
                     raise

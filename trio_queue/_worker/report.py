@@ -165,6 +165,8 @@ class Reporter:
             return ""
         if stage is Stage.DRAINING and asked:
             return "; ask again to abort"
+        if stage is Stage.ABORTING and asked and self._options.exit_on_third_signal:
+            return "; a third signal leaves at once, and other workers rescue them"
         return "; it stops when they have ended"
 
     def _worker(self, worker_id: int | None) -> dict[str, Any]:

@@ -84,6 +84,8 @@ class RunningJobs:
         self._earlier: set[RunningJob] = set()
         self._let_go = trio.Event()
         self._left: set[int] = set()
+        #: The ids of jobs of dead workers that this worker took over, in order to end them.
+        self.taken_over: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._jobs) + len(self._earlier)
@@ -97,8 +99,8 @@ class RunningJobs:
 
     @property
     def held_ids(self) -> list[int]:
-        """The rows that must not be released: of jobs in our hands, or left to the rescue."""
-        return [*self._jobs, *self._left]
+        """The rows that must not be released: of jobs in our hands, left to the rescue, or being rescued."""
+        return [*self._jobs, *self._left, *self.taken_over]
 
     @property
     def free_places(self) -> int:

@@ -212,6 +212,12 @@ class Shutdown:
         """Wait for the next event, whether or not it changes the stage."""
         await self._changed.wait()
 
+    async def drains_within(self, seconds: float) -> bool:
+        """Wait so many seconds, or until it drains. Answers whether it does."""
+        with trio.move_on_after(seconds):
+            await self.draining.wait()
+        return self.draining.is_set()
+
     async def wait_aborting(self) -> None:
         """Wait until jobs are to be aborted, and see to it that the deadline is kept."""
         while not self.aborting.is_set():
