@@ -255,3 +255,39 @@ def test_planned_on_an_empty_table_everything_stays_flat_when_it_fills(
         everything()
     assert_no_walk(found)
     assert rows_read(found) < 1000
+
+
+@pytest.mark.usefixtures("table")
+def test_asking_for_orphans_reads_no_job_but_those_that_are_noted(connection: Connection) -> None:
+    worker, dead, back = [register(connection) for _ in range(3)]
+    parameters = {"worker_id": worker, "stalled_after": 30.0, "limit": 20}
+    with plans(connection) as found:
+        assert rows(connection, query("adopt_orphans"), parameters) == []
+    assert not {scan for scan in scans(found) if scan[0] == "Seq Scan"}
+    assert not {scan for scan in scans(found) if scan[1] == "procrastinate_jobs"}
+    ids = fetch(connection, dead, 50)
+    value(connection, query("unregister_worker"), {"worker_id": dead})
+    lost = {"worker_id": back, "lost_id": dead, "job_ids": ids[:20], "attempts": [0] * 20}
+    with plans(connection) as found:
+        assert len(rows(connection, query("adopt_orphans"), parameters)) == 20
+        rows(connection, query("adopt_jobs"), lost)
+    assert_no_walk(found)
+    assert rows_read(found) <= 50
+    used = {index for _, relation, index in scans(found) if relation == "procrastinate_jobs"}
+    # A bitmap's heap scan names no index.
+    assert used - {""} == {"procrastinate_jobs_pkey"}
+
+
+def test_planned_where_nobody_died_a_rescue_stays_flat(connection: Connection) -> None:
+    worker, dead = register(connection), register(connection)
+    parameters = {"worker_id": worker, "stalled_after": 30.0, "limit": 20}
+    connection.execute("ANALYZE")
+    for _ in range(8):
+        rows(connection, query("adopt_orphans"), parameters)
+    connection.execute(TABLES["waiting"].encode(), {"n": 2000})
+    fetch(connection, dead, 1000)
+    value(connection, query("unregister_worker"), {"worker_id": dead})
+    with plans(connection) as found:
+        assert len(rows(connection, query("adopt_orphans"), parameters)) == 20
+    assert not {scan for scan in scans(found) if scan[0] == "Seq Scan"}
+    assert rows_read(found) <= 50

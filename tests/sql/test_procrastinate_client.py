@@ -12,8 +12,9 @@ import procrastinate
 import pytest
 from procrastinate import exceptions
 
-from tests.sql.table import Connection, column, connect, rows, value
+from tests.sql.table import Connection, column, connect, fetch, register, rows, value
 from trio_queue import schema
+from trio_queue._storage.queries import query
 
 
 class Tasks:
@@ -183,6 +184,28 @@ def test_its_workers_beat_and_are_found_stalled(conninfo: str) -> None:
         assert [found.id for found in await manager.get_stalled_jobs()] == [job.id]
         assert list(await manager.prune_stalled_workers(30)) == [worker]
         assert [found.worker_id for found in await manager.list_jobs_async()] == [None]
+
+    play(conninfo, scene)
+
+
+def test_its_pruning_of_a_worker_of_ours_leaves_the_jobs_to_our_rescue(conninfo: str) -> None:
+    async def scene(tasks: Tasks) -> None:
+        job_id = await tasks.endless.defer_async()
+        with connect(conninfo) as connection:
+            dead, rescuer = register(connection), register(connection)
+            assert fetch(connection, dead) == [job_id]
+            connection.execute(
+                "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour' WHERE id = %s",
+                [dead],
+            )
+            assert list(await tasks.app.job_manager.prune_stalled_workers(30)) == [dead]
+            noted = rows(connection, "SELECT job_id, attempts, worker_id FROM trio_queue_orphans")
+            assert noted == [(job_id, 0, dead)]
+            parameters = {"worker_id": rescuer, "stalled_after": 30.0, "limit": 1}
+            [found] = rows(connection, query("adopt_orphans"), parameters)
+            assert (found[0], found[-1]) == (job_id, 1)
+            # In the eyes of its client it is a running job like any other.
+            assert list(await tasks.app.job_manager.get_stalled_jobs()) == []
 
     play(conninfo, scene)
 

@@ -58,6 +58,14 @@ EXPECTED = {
         "job_id bigint, status text",
     ),
     "release_jobs": ("worker_id bigint, keep bigint[]", "job_id bigint, status text"),
+    "adopt_jobs": (
+        "worker_id bigint, lost_id bigint, job_ids bigint[], attempts integer[]",
+        "id bigint",
+    ),
+    "adopt_orphans": (
+        "worker_id bigint, stalled_after double precision, limit integer",
+        JOB + ", deaths integer",
+    ),
     "list_jobs_to_abort": ("worker_id bigint", "id bigint"),
     "list_jobs": (
         (

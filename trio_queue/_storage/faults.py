@@ -287,6 +287,9 @@ class _Heartbeat:
             self._lost = trio.Event()
         self._inner.renew(worker_id)
 
+    def exit_process(self, status: int) -> None:
+        self._inner.exit_process(status)
+
 
 async def _first(*waits: Callable[[], Awaitable[object]]) -> None:
     """Wait until one of these has ended, cancel the others; raise what it raised, in no group."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -26,6 +27,7 @@ from trio_queue.store import (
     JobInserted,
     Notification,
     Notifications,
+    UnregisterWorker,
     UpdateHeartbeat,
     Verb,
 )
@@ -50,6 +52,8 @@ class InMemoryDatabase:
         loads: Loads | None = None,
     ) -> None:
         self.clock = clock or MemoryClock()
+        #: What ends the process for a heartbeat; a test puts something milder here.
+        self.end_process: Callable[[int], object] = os._exit
         self._dumps, self._loads = dumps, loads
         self._lock = threading.RLock()
         self._listeners: list[_Listener] = []
@@ -161,6 +165,14 @@ class _Lease:
         self._worker_id = worker_id
         if self._lost.is_set():  # else who waits already goes on waiting for this one
             self._lost = trio.Event()
+
+    def exit_process(self, status: int) -> None:
+        """See Heartbeat."""
+        # The lock is reentrant, and its holder never waits for anything. A verb that the signal
+        # interrupted half-way may make this one fail; then there is nothing left to rescue from.
+        with contextlib.suppress(Exception):
+            self._database.run(UnregisterWorker(self._worker_id))
+        self._database.end_process(status)
 
 
 class InMemoryJobStore:
