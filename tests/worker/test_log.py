@@ -140,15 +140,18 @@ async def test_each_end_of_a_job_has_its_line(
         return 12
 
     @app.task(name="raises")
-    def raises() -> None:
+    async def raises() -> None:
+        await trio.lowlevel.checkpoint()
         raise ValueError("by the job")
 
     @app.task(name="retries", retry=RetryStrategy(max_attempts=1, wait=100))
-    def retries() -> None:
+    async def retries() -> None:
+        await trio.lowlevel.checkpoint()
         raise ValueError("once more")
 
     @app.task(name="gives_up")
-    def gives_up() -> None:
+    async def gives_up() -> None:
+        await trio.lowlevel.checkpoint()
         raise JobAborted
 
     for task in (returns, raises, retries, gives_up):
