@@ -68,7 +68,9 @@ async def test_middleware_is_passed_from_the_workers_own_to_the_tasks(app: App, 
         worker_middleware=[order.async_("1"), order.async_("2")],
         task_middleware=[
             of_kind("3"),
-            order.sync("of the other kind") if kind == "async" else order.async_("of the other kind"),
+            order.sync("of the other kind")
+            if kind == "async"
+            else order.async_("of the other kind"),
             of_kind("4"),
         ],
     )

@@ -6,9 +6,8 @@ import pytest
 import trio
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, wait_until, working
+from tests.fix_worker import FaultyConnector, Steps, stage_of, wait_until, working
 from trio_queue import App, JobContext
-from trio_queue._worker.lease import Lease
 from trio_queue.jobs import AbortReason
 from trio_queue.store import (
     FetchJobs,
@@ -176,7 +175,7 @@ async def test_a_row_is_found_gone_while_draining_too(
     async with working(app) as worker:
         await trio.sleep(1)
         worker.stop()
-        assert worker.stage is Stage.DRAINING
+        assert stage_of(worker) is Stage.DRAINING
         await trio.sleep(1)
         prune(connector)
     assert reasons == [AbortReason.LEASE_LOST]
@@ -221,8 +220,9 @@ async def test_renewing_what_was_renewed_already_does_nothing(
     app: App, connector: FaultyConnector
 ) -> None:
     async with working(app) as worker:
-        lease = worker._lease
-        assert isinstance(lease, Lease)
-        before = lease.worker_id
+        before = worker.worker_id
+        assert before is not None
+        lease = worker._lease  # pyright: ignore[reportPrivateUsage]  # two who notice at once cannot be had otherwise
+        assert lease is not None
         await lease.renew(before + 100)
-        assert lease.worker_id == before
+        assert worker.worker_id == before

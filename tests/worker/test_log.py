@@ -116,9 +116,7 @@ async def test_a_long_drain_says_now_and_then_what_it_waits_for(
     ]
 
 
-async def test_stages_carry_what_a_filter_needs(
-    app: App, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_stages_carry_what_a_filter_needs(app: App, caplog: pytest.LogCaptureFixture) -> None:
     async with working(app, name="mine") as worker:
         worker_id = worker.worker_id
     records = [r.__dict__ for r in caplog.records if r.__dict__.get("action") in STAGES]

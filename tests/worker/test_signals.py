@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, asleep, wait_until
+from tests.fix_worker import FaultyConnector, Steps, asleep, stage_of, wait_until
 from trio_queue import App, Worker
-from trio_queue.store import FetchJobs
+from trio_queue.store import FetchJobs, Verb
 from trio_queue.testing import FaultyStore
 from trio_queue.worker import Stage
 
@@ -34,7 +35,7 @@ async def test_the_first_signal_drains_and_the_second_aborts(
         await trio.testing.wait_all_tasks_blocked()
         assert connector.statuses == ["doing"]
         signal.raise_signal(number)
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert connector.statuses == ["aborted"]
 
 
@@ -59,7 +60,7 @@ async def test_a_signal_while_it_starts_stops_it(app: App, store: FaultyStore) -
         nursery.start_soon(worker.run)
         await hung.wait_hit()
         signal.raise_signal(signal.SIGTERM)
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert "fetch_jobs" not in store.calls
 
 
@@ -110,7 +111,7 @@ async def test_every_worker_of_the_process_hears_a_signal_and_the_last_one_resto
         await nursery.start(second.run)
         signal.raise_signal(signal.SIGTERM)
         await wait_until(lambda: second.stage is Stage.STOPPED)
-        assert first.stage is Stage.DRAINING
+        assert stage_of(first) is Stage.DRAINING
         assert [signal.getsignal(number) for number in SIGNALS] != before
         steps.may_end.set()
     assert [signal.getsignal(number) for number in SIGNALS] == before
@@ -131,7 +132,7 @@ def test_outside_the_main_thread_a_warning_says_that_there_are_no_handlers(
     before = [signal.getsignal(number) for number in SIGNALS]
 
     async def in_thread() -> None:
-        await trio.to_thread.run_sync(trio.run, Worker(app, wait=False).run)
+        await trio.to_thread.run_sync(lambda: trio.run(Worker(app, wait=False).run))
 
     with caplog.at_level(logging.WARNING):
         trio.run(in_thread)
@@ -159,7 +160,7 @@ def run_until_interrupted(app: App) -> None:
             trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
 
 
 def ctrl_c() -> None:
@@ -208,11 +209,11 @@ def test_ctrl_c_while_the_workers_own_code_holds_the_cpu_loses_nothing(
 ) -> None:
     run, pressed = connector.database.run, [False]
 
-    def run_and_press(asked: object) -> object:
-        if getattr(asked, "name", "") == verb and not pressed[0]:
+    def run_and_press(asked: Verb[Any]) -> Any:
+        if asked.name == verb and not pressed[0]:
             pressed[0] = True
             ctrl_c()
-        return run(asked)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportUnknownVariableType]  # passed on
+        return run(asked)
 
     monkeypatch.setattr(connector.database, "run", run_and_press)
 
@@ -258,7 +259,7 @@ async def test_an_exit_that_a_job_raises_aborts_the_worker_and_leaves_bare(
     with pytest.raises(error, match="by the job"):
         await worker.run()
     assert connector.statuses == ["aborted", "failed"]
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert connector.jobs[2]["attempts"] == 1
 
 
