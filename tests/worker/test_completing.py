@@ -305,9 +305,15 @@ async def test_a_log_handler_that_raises_does_not_end_the_writing(
     logger = logging.getLogger("trio_queue.worker.worker")
     logger.addFilter(refuse)
     logger.setLevel(logging.INFO)
+
+    @app.task(name="long")
+    async def long() -> None:
+        await trio.sleep(3)
+
     try:
-        await defer(short_task(app), 2)
-        with trio.fail_after(5), pytest.raises(ZeroDivisionError):
+        await defer(short_task(app))
+        await defer(long)
+        with trio.fail_after(10), pytest.raises(ZeroDivisionError):
             await work(app, concurrency=2)
     finally:
         logger.removeFilter(refuse)

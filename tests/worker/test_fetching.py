@@ -64,7 +64,7 @@ async def test_no_notification_is_lost_while_a_claim_is_under_way(
     times = Times()
     task = app.task(name="job")(times.__call__)
     hung = store.hang(FetchJobs, after=True, skip=1)
-    async with working(app, fetch_job_polling_interval=1_000):
+    async with working(app, fetch_job_polling_interval=1_000, concurrency=5):
         await trio.sleep(1)
         await task.defer_async()  # the second claim takes this one, and its answer hangs
         await hung.wait_hit()
@@ -138,7 +138,8 @@ async def test_a_retried_job_runs_at_its_time(
         raise ValueError
 
     await job.defer_async()
-    async with working(app, listen_notify=False, fetch_job_polling_interval=1_000):
+    # With a place free, so that no claim follows from the job's end alone.
+    async with working(app, listen_notify=False, fetch_job_polling_interval=1_000, concurrency=2):
         await trio.sleep(20)
     assert times == pytest.approx([0, 0, 3], abs=1e-3)
 
@@ -231,6 +232,7 @@ async def test_a_worker_that_does_not_wait_runs_what_its_jobs_defer(
     await job.defer_async(depth=3)
     await work(app, concurrency=2, listen_notify=listen_notify)
     assert connector.statuses == ["succeeded"] * 4
+    assert trio.current_time() == pytest.approx(4), "it did not wait for a poll"
 
 
 async def test_a_worker_that_does_not_wait_runs_the_successors_of_locks(

@@ -282,18 +282,32 @@ async def test_the_heartbeat_ends_after_the_last_row_is_written_and_before_the_r
     assert happened == ["finish_jobs", "heartbeat ends", "unregister_worker"]
 
 
-async def test_whatever_breaks_inside_run_ends(
-    app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch
+async def test_whatever_breaks_inside_the_jobs_go_on_and_run_ends(
+    app: App,
+    connector: FaultyConnector,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
+    ended: list[str] = []
+
+    @app.task(name="job")
+    async def job() -> None:
+        await trio.sleep(3)
+        ended.append("to its end")
+
     async def broken(self: Lease) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(1)
         raise BaseException("a bug of ours")  # noqa: TRY002 - what no service may raise
 
     monkeypatch.setattr(Lease, "show_stage", broken)
+    await job.defer_async()
     worker = Worker(app, install_signal_handlers=False)
     with pytest.raises(BaseExceptionGroup, match="Trio nursery"):
         await worker.run()
     assert stage_of(worker) is Stage.STOPPED
+    assert ended == ["to its end"], "a bug of ours does not reach a job by accident"
+    assert connector.statuses == ["doing"], "nobody could write it any more: the rescue does"
+    assert connector.database.tables.workers == {}
     assert_nothing_is_open(connector)
 
 

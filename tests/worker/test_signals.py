@@ -146,9 +146,9 @@ def test_outside_the_main_thread_a_warning_says_that_there_are_no_handlers(
 # -- Ctrl-C in a Trio host, without handlers ------------------------------------------------------
 
 
-def run_until_interrupted(app: App) -> None:
+def run_until_interrupted(app: App, *, wait: bool = True) -> None:
     """Run a worker, without handlers, as the main task of a program that Ctrl-C ends."""
-    worker = Worker(app, install_signal_handlers=False)
+    worker = Worker(app, install_signal_handlers=False, wait=wait)
 
     async def main() -> None:
         # A task in which nothing is protected, as in a user's program.
@@ -203,7 +203,18 @@ def test_ctrl_c_twice_aborts(app: App, connector: FaultyConnector) -> None:
     assert connector.statuses == ["aborted"]
 
 
-@pytest.mark.parametrize("verb", ["fetch_jobs", "update_worker_stage", "finish_jobs"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "register_worker",
+        "fetch_jobs",
+        "update_worker_stage",
+        "update_heartbeat",
+        "finish_jobs",
+        "release_jobs",
+        "unregister_worker",
+    ],
+)
 def test_ctrl_c_while_the_workers_own_code_holds_the_cpu_loses_nothing(
     app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
@@ -219,10 +230,10 @@ def test_ctrl_c_while_the_workers_own_code_holds_the_cpu_loses_nothing(
 
     @app.task(name="job")
     async def job() -> None:
-        await trio.sleep(1)
+        await trio.sleep(15)
 
     job.defer()
-    run_until_interrupted(app)
+    run_until_interrupted(app, wait=False)
     assert pressed == [True]
     assert not connector.has_orphan()
     # Pressed during the claim, it may be given back; it is never lost and never half done.
