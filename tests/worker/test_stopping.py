@@ -289,6 +289,19 @@ async def test_a_stop_while_it_starts_ends_it_without_an_error(
     assert "fetch_jobs" not in store.calls
 
 
+async def test_a_stop_in_the_very_step_in_which_it_would_have_started_is_not_lost(
+    app: App, store: FaultyStore
+) -> None:
+    hung = store.hang("listen", after=True)
+    worker = Worker(app)
+    async with ran(worker) as told:
+        await hung.wait_hit()
+        hung.release()
+        worker.stop()
+    assert told == [None]
+    assert "fetch_jobs" not in store.calls
+
+
 async def test_it_has_started_only_when_it_listens_and_has_its_row(
     app: App, connector: FaultyConnector, store: FaultyStore
 ) -> None:
