@@ -69,6 +69,7 @@ async def test_no_notification_is_lost_while_a_claim_is_under_way(
         await task.defer_async()  # the second claim takes this one, and its answer hangs
         await hung.wait_hit()
         await task.defer_async()
+        await trio.testing.wait_all_tasks_blocked()  # the notification is heard by now
         hung.release()
         await trio.sleep(1)
     assert times.at == [1, 1]
