@@ -19,7 +19,7 @@ from trio_queue.worker import Stage, Worker
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from trio_queue.store import CancelJob, JobStore
+    from trio_queue.store import AdoptOrphans, CancelJob, JobStore, RegisterWorker, UnregisterWorker
 
 
 class FaultyConnector(InMemoryConnector):
@@ -171,6 +171,26 @@ class ThreadGate:
         # Its own thread, not abandoned: by the end of a test nothing waits here any more.
         entered = await trio.to_thread.run_sync(lambda: self._entered.acquire(timeout=30))
         assert entered, "no job has come here"
+
+
+def rescue_elsewhere(connector: FaultyConnector) -> None:
+    """What another worker does that takes every worker for dead, and their jobs over."""
+    database = connector.database
+    dead = list(database.tables.workers)
+    another = database.run(
+        RegisterWorker(
+            worker_name="another",
+            host="elsewhere",
+            pid=1,
+            version="0",
+            queues=["another"],
+            concurrency=1,
+            stage="running",
+        )
+    )
+    for worker_id in dead:
+        database.run(UnregisterWorker(worker_id))
+    database.run(AdoptOrphans(another, 30.0, 100))
 
 
 @pytest.fixture

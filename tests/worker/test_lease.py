@@ -6,11 +6,17 @@ import pytest
 import trio
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, stage_of, wait_until, working
+from tests.fix_worker import (
+    FaultyConnector,
+    Steps,
+    rescue_elsewhere,
+    stage_of,
+    wait_until,
+    working,
+)
 from trio_queue import App, JobContext
 from trio_queue.jobs import AbortReason
 from trio_queue.store import (
-    AdoptOrphans,
     FetchJobs,
     RegisterWorker,
     UnregisterWorker,
@@ -25,26 +31,6 @@ def prune(connector: FaultyConnector) -> None:
     """What somebody does who takes every worker for dead."""
     for worker_id in list(connector.database.tables.workers):
         connector.database.run(UnregisterWorker(worker_id))
-
-
-def rescue_elsewhere(connector: FaultyConnector) -> None:
-    """What another worker does that takes every worker for dead, and their jobs over."""
-    database = connector.database
-    dead = list(database.tables.workers)
-    another = database.run(
-        RegisterWorker(
-            worker_name="another",
-            host="elsewhere",
-            pid=1,
-            version="0",
-            queues=["another"],
-            concurrency=1,
-            stage="running",
-        )
-    )
-    for worker_id in dead:
-        database.run(UnregisterWorker(worker_id))
-    database.run(AdoptOrphans(another, 30.0, 100))
 
 
 async def test_a_worker_whose_row_is_gone_registers_anew_and_works_on(

@@ -12,7 +12,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, ThreadGate, work, working
+from tests.fix_worker import FaultyConnector, Steps, ThreadGate, rescue_elsewhere, work, working
 from trio_queue import (
     App,
     BaseRetryStrategy,
@@ -23,7 +23,7 @@ from trio_queue import (
 )
 from trio_queue.exceptions import JobAborted
 from trio_queue.jobs import AbortReason, Job
-from trio_queue.store import CancelJob, PruneStalledWorkers
+from trio_queue.store import CancelJob
 
 
 async def run_interrupted(
@@ -344,7 +344,7 @@ async def test_a_lost_lease_writes_nothing_however_the_job_ends(
         await task.defer_async()
     async with working(app, concurrency=3):
         await trio.sleep(1)
-        connector.database.run(PruneStalledWorkers(0))
+        rescue_elsewhere(connector)
         await trio.sleep(200)
     assert reasons == [AbortReason.LEASE_LOST]
     assert connector.statuses == ["doing"] * 3, "they are the rescue's"
