@@ -13,13 +13,12 @@ import pytest
 import trio
 
 from trio_queue import App
+from trio_queue.store import AdoptOrphans, CancelJob, JobStore, RegisterWorker, UnregisterWorker
 from trio_queue.testing import FaultyStore, InMemoryConnector, InMemoryJobStore
 from trio_queue.worker import Stage, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
-
-    from trio_queue.store import AdoptOrphans, CancelJob, JobStore, RegisterWorker, UnregisterWorker
 
 
 class FaultyConnector(InMemoryConnector):

@@ -14,6 +14,7 @@ from psycopg.waiting import Ready, Wait
 
 from tests.pg.helpers import terminate
 from trio_queue._pg import TrioConnection, waiting
+from trio_queue._pg.bounded import BoundedConnection
 from trio_queue._pg.waiting import (
     PSYCOPG_INTERNALS,
     ConnectionLock,
@@ -35,6 +36,8 @@ async def test_psycopg_still_has_what_is_relied_on(name: str, connection: TrioCo
         plain = psycopg.AsyncConnection(connection.pgconn)
         plain._pool = None  # pyright: ignore[reportPrivateUsage] - silences its ResourceWarning
         assert hasattr(plain, name.rpartition(".")[2])
+    elif name.startswith("psycopg.Connection."):
+        assert hasattr(psycopg.Connection, name.rpartition(".")[2])
     elif name.startswith("psycopg.AsyncCursor."):
         assert inspect.iscoroutinefunction(getattr(psycopg.AsyncCursor, name.rpartition(".")[2]))
     else:
@@ -50,6 +53,8 @@ def test_the_values_that_generators_speak() -> None:
 def test_wait_is_called_with_keywords_that_are_understood() -> None:
     known = set(inspect.signature(TrioConnection.wait).parameters)
     assert set(inspect.signature(psycopg.AsyncConnection.wait).parameters) <= known
+    known = set(inspect.signature(BoundedConnection.wait).parameters)
+    assert set(inspect.signature(psycopg.Connection.wait).parameters) <= known
 
 
 ITERATION = "__anext__" if hasattr(psycopg.AsyncCursor, "__anext__") else "__aiter__"  # until 3.2
