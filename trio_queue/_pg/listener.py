@@ -168,6 +168,8 @@ class Listener:
     async def _reconnect(self, outage: _Outage) -> Gap:
         while True:
             await trio.sleep_until(outage.next_attempt_at)
+            # Counted from the beginning, and before it: a reader who is cancelled again and again
+            # does not connect more often than one who waits.
             outage.next_attempt_at = trio.current_time() + outage.backoff.next_delay()
             try:
                 connection = await self._connect()
@@ -175,7 +177,6 @@ class Listener:
                 if not is_transient(error):
                     raise
                 logger.debug("cannot reconnect %r: %s", self, error)
-                outage.next_attempt_at = trio.current_time() + outage.backoff.next_delay()
                 continue
             # No checkpoint from here to the caller: the gap must reach them.
             self._connection = connection
