@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,13 @@ from trio_queue._pg.waiting import (
     Exchange,
     Pace,
     in_cancelled_scope,
+    is_readable_now,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from tests.fix_proxy import Proxy
 
 
 # -- psycopg's internals ------------------------------------------------------------------------
@@ -205,6 +209,26 @@ async def test_a_terminated_connection_is_found_without_a_round_trip(
     assert not connection.has_hung_up()
     await terminate(admin, connection.info.backend_pid)
     assert connection.has_hung_up()
+
+
+async def test_the_servers_last_words_are_a_hang_up(
+    proxy: Proxy, database: str, admin: TrioConnection
+) -> None:
+    proxy.passes_on_the_end = False
+    async with await TrioConnection.connect(proxy.conninfo(database)) as connection:
+        assert not connection.has_hung_up()
+        await terminate(admin, connection.info.backend_pid)
+        await trio.lowlevel.wait_readable(connection.pgconn.socket)
+        assert connection.has_hung_up()
+        assert not connection.closed  # nothing but words came
+        await connection.close()
+
+
+def test_a_descriptor_that_fails_is_libpqs_to_find_out() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.close(writer)
+    assert is_readable_now(reader)
 
 
 async def test_a_notification_is_no_hang_up(
