@@ -108,9 +108,7 @@ def test_the_name_is_the_functions_path(app: App) -> None:
 
 
 @pytest.mark.parametrize("func", [Adder(), functools.partial(function)])
-def test_where_no_name_can_be_made_one_has_to_be_given(
-    app: App, func: Callable[..., Any]
-) -> None:
+def test_where_no_name_can_be_made_one_has_to_be_given(app: App, func: Callable[..., Any]) -> None:
     with pytest.raises(FunctionPathError, match="pass name="):
         app.task(func)
 
@@ -169,8 +167,10 @@ def test_options_that_cannot_be_are_refused(
     app: App, options: dict[str, Any], complaint: str
 ) -> None:
     before = dict(app.tasks)
+    wrong: Any = {"name": "the task", **options}
+    decorate: Any = app.task
     with pytest.raises(InvalidOption, match=complaint):
-        app.task(**{"name": "the task", **options})(function)
+        decorate(**wrong)(function)
     assert app.tasks == before
 
 
@@ -214,9 +214,11 @@ async def async_middleware(
 def test_middleware_is_of_the_tasks_kind(app: App) -> None:
     app.task(name="1", task_middleware=[sync_middleware])(function)
     app.task(name="2", task_middleware=[async_middleware])(async_function)
-    with pytest.raises(MiddlewareKindMismatch, match="task '3' is sync .* async_middleware is async"):
+    with pytest.raises(
+        MiddlewareKindMismatch, match=r"task '3' is sync .* async_middleware is async"
+    ):
         app.task(name="3", task_middleware=[async_middleware])(function)
-    with pytest.raises(MiddlewareKindMismatch, match="task '4' is async .* is sync"):
+    with pytest.raises(MiddlewareKindMismatch, match=r"task '4' is async .* is sync"):
         app.task(name="4", task_middleware=[sync_middleware])(async_function)
 
 
@@ -238,7 +240,11 @@ def test_defer_inserts_a_job_with_the_tasks_options(
 @in_both_loops
 def test_defer_async_in_both_loops(app: App, connector: RecordingConnector, run: Run) -> None:
     task = app.task(function)
-    assert run(functools.partial(task.defer_async, a=1)) == 1
+
+    async def defer() -> int:
+        return await task.defer_async(a=1)
+
+    assert run(defer) == 1
     assert run(functools.partial(task.batch_defer_async, {"a": 2}, {"a": 3, "b": "x"})) == [2, 3]
     assert [job.task_kwargs for job in connector.jobs] == [{"a": 1}, {"a": 2}, {"a": 3, "b": "x"}]
     assert connector.said[0][0] == ("trio" if run.__name__ == "run_in_trio" else "asyncio")
@@ -264,9 +270,7 @@ def test_a_list_of_arguments_is_no_batch(app: App) -> None:
         task.batch_defer([{"a": 1}])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  what untyped callers may do
 
 
-def test_configure_overrides_what_the_task_says(
-    app: App, connector: RecordingConnector
-) -> None:
+def test_configure_overrides_what_the_task_says(app: App, connector: RecordingConnector) -> None:
     task = app.task(queue="mail", priority=3, lock="l", queueing_lock="q")(function)
     connection = object()
     task.configure(
@@ -287,9 +291,9 @@ def test_configure_overrides_what_the_task_says(
 
 def test_what_is_none_is_as_the_task_says(app: App, connector: RecordingConnector) -> None:
     task = app.task(queue="mail", priority=3, lock="l", queueing_lock="q")(function)
-    task.configure(queue=None, priority=None, lock=None, queueing_lock=None, task_kwargs=None).defer(
-        a=1
-    )
+    task.configure(
+        queue=None, priority=None, lock=None, queueing_lock=None, task_kwargs=None
+    ).defer(a=1)
     (job,) = connector.jobs
     assert (job.queue, job.priority, job.lock, job.queueing_lock) == ("mail", 3, "l", "q")
 
@@ -394,7 +398,7 @@ def test_a_context_needs_a_parameter(app: App) -> None:
     def without(*, a: int) -> None: ...
 
     untyped: Any = app.task(pass_context=True, name="the task")
-    with pytest.raises(InvalidOption, match="'the task': pass_context=True, but .* no parameter"):
+    with pytest.raises(InvalidOption, match=r"'the task': pass_context=True, but .* no parameter"):
         untyped(without)
     with pytest.raises(InvalidOption, match="no parameter"):
         untyped(lambda: None)
@@ -424,7 +428,8 @@ def test_what_a_partial_gives_need_not_be_given(app: App, connector: RecordingCo
 def test_a_function_without_a_signature_is_not_checked(
     app: App, connector: RecordingConnector
 ) -> None:
-    untyped: Any = app.task(name="c")(dict)
+    func: Any = dict
+    untyped: Any = app.task(name="c")(func)
     untyped.defer(whatever=1)
     assert connector.jobs[0].task_kwargs == {"whatever": 1}
 

@@ -29,7 +29,8 @@ from trio_queue.retry import BaseRetryStrategy, RetryDecision, RetryStrategy
 from trio_queue.tasks import Task
 
 if TYPE_CHECKING:
-    from trio_queue._storage.connector import PsycopgConnector, SyncPsycopgConnector
+    from trio_queue._storage.connector import PsycopgConnector
+    from trio_queue._storage.sync_connector import SyncPsycopgConnector
     from trio_queue.worker import Worker
 
 __all__ = [
@@ -53,7 +54,7 @@ __all__ = [
 # that tests its tasks in memory pays for neither.
 _LAZY = {
     "PsycopgConnector": "trio_queue._storage.connector",
-    "SyncPsycopgConnector": "trio_queue._storage.connector",
+    "SyncPsycopgConnector": "trio_queue._storage.sync_connector",
     "Worker": "trio_queue.worker",
 }
 

@@ -250,7 +250,8 @@ class App(Blueprint):
         """
         from trio_queue.worker import Worker
 
-        return Worker(self, **{**self.worker_defaults, **options})
+        merged: Any = {**self.worker_defaults, **options}
+        return Worker(self, **merged)
 
     def run_worker(self, **options: Unpack[WorkerOptions]) -> None:
         """Run a worker in an event loop of its own, until it is stopped or, with `wait=False`, idle.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any, TypeAlias, assert_never
+from typing import Any, TypeAlias, assert_never, cast
 
 import attrs
 
@@ -124,8 +124,7 @@ def is_job_aborted(error: BaseException) -> bool:
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """The exceptions of a group, however deep; or the one that it is."""
     if isinstance(error, BaseExceptionGroup):
-        group: BaseExceptionGroup[BaseException] = error
-        for inner in group.exceptions:
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
             yield from leaves(inner)
     else:
         yield error

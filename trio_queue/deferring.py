@@ -18,7 +18,7 @@ from trio_queue.validation import check_name, check_options
 logger = logging.getLogger(__name__)
 
 # A process warns once of each task: a loop that defers would flood the log.
-_warned_of_main: set[str] = set()
+warned_of_main: set[str] = set()
 
 
 class ConfigureTaskOptions(TypedDict):
@@ -140,7 +140,7 @@ class JobDeferrer:
             self._check_arguments(arguments)
         return self.job.evolve(task_kwargs=arguments)
 
-    def _make_jobs(self, batch: tuple[JSONDict, ...]) -> list[Job]:
+    def _make_jobs(self, batch: tuple[Mapping[str, JSONValue], ...]) -> list[Job]:
         for task_kwargs in batch:
             # One list of dictionaries instead of the dictionaries is the likely slip.
             if not isinstance(task_kwargs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  callers need not be typed
@@ -181,7 +181,7 @@ class JobDeferrer:
         job = await self.job_manager.defer_job_async(job, connection=self.connection)
         return _log_after([job])[0]
 
-    def batch_defer(self, *task_kwargs: JSONDict) -> list[int]:
+    def batch_defer(self, *task_kwargs: Mapping[str, JSONValue]) -> list[int]:
         """Insert one job for each dictionary of arguments, all or none, from sync code.
 
         Returns:
@@ -196,7 +196,7 @@ class JobDeferrer:
         _log_before(jobs)
         return _log_after(self.job_manager.batch_defer_jobs(jobs, connection=self.connection))
 
-    async def batch_defer_async(self, *task_kwargs: JSONDict) -> list[int]:
+    async def batch_defer_async(self, *task_kwargs: Mapping[str, JSONValue]) -> list[int]:
         """Insert one job for each dictionary of arguments, all or none, from Trio or asyncio.
 
         Returns and raises are those of `batch_defer`. Cancelled, all may have been inserted or
@@ -213,8 +213,8 @@ class JobDeferrer:
 
 def _log_before(jobs: list[Job]) -> None:
     name = jobs[0].task_name
-    if name.startswith("__main__.") and name not in _warned_of_main:
-        _warned_of_main.add(name)
+    if name.startswith("__main__.") and name not in warned_of_main:
+        warned_of_main.add(name)
         logger.warning(
             "Task %s is defined in the program's main module: a worker that imports that module "
             "knows it by another name. Move the task into a module that both import, or give it "

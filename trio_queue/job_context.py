@@ -87,8 +87,12 @@ class JobContext:
     additional_context: dict[str, Any] = attrs.field(factory=dict[str, Any])
     #: To be called: why the job should stop, or None.
     abort_reason: Callable[[], AbortReason | None] = _is_not_aborted
-    _shutting_down: Callable[[], bool] = _is_not_shutting_down
-    _wait_shutting_down: Callable[[], Awaitable[None]] = trio.sleep_forever
+    _shutting_down: Callable[[], bool] = attrs.field(
+        default=_is_not_shutting_down, alias="shutting_down"
+    )
+    _wait_shutting_down: Callable[[], Awaitable[None]] = attrs.field(
+        default=trio.sleep_forever, alias="wait_shutting_down"
+    )
 
     def should_abort(self) -> AbortReason | None:
         """Why the job should stop: clean up and raise `exceptions.JobAborted`; None: go on.

@@ -183,6 +183,53 @@ class ListJobsToAbort(Verb[list[int]]):
     worker_id: int
 
 
+# -- leases: what becomes of the jobs of a worker whose row is gone ---------------------------------
+
+
+@attrs.frozen
+class AdoptJobs(Verb[list[int]]):
+    """Take over jobs of a row that was lost, under the row that the worker got by registering anew.
+
+    Answers the ids of those that are still `doing`, with no worker (or under the lost id) and with
+    the same `attempts`: nobody else has them. The others are somebody else's by now.
+    """
+
+    name: ClassVar[str] = "adopt_jobs"
+    worker_id: int
+    lost_id: int
+    #: The id and the `attempts` of each.
+    jobs: Sequence[tuple[int, int]]
+
+
+@attrs.frozen
+class Orphan:
+    """A job that was taken over from a dead worker. It is `doing` under the worker that took it."""
+
+    job: Job
+    #: How many workers have died under it, this time included.
+    deaths: int
+
+
+@attrs.frozen
+class AdoptOrphans(Verb[list[Orphan]]):
+    """Take over jobs of dead workers of ours, each by one worker only, however many ask.
+
+    First deletes the rows of our workers (those with a row in `trio_queue_workers`) that were not
+    heard of for so long; then takes what was noted of them. Procrastinate's workers and their jobs
+    are left alone.
+    """
+
+    name: ClassVar[str] = "adopt_orphans"
+    worker_id: int
+    #: Seconds without a heartbeat after which a worker is taken for dead.
+    stalled_after: float
+    limit: int
+
+
+#: The reason that stands beside the event of a job that was rescued: how its deaths are counted.
+WORKER_DIED = "worker_died"
+
+
 # -- managing -----------------------------------------------------------------------------------
 
 
@@ -365,6 +412,14 @@ class Heartbeat(Protocol):
 
     def renew(self, worker_id: int) -> None:
         """Go on with the row that the worker got by registering anew."""
+        ...
+
+    def exit_process(self, status: int) -> None:
+        """Delete the worker's row, so that its jobs are rescued at once, and end the process.
+
+        From a signal handler, whatever the event loop does: 2 seconds at most, then the process
+        ends with this exit status all the same. Returns at once.
+        """
         ...
 
 

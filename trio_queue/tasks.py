@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic, TypeAlias, final, overload
 
 from typing_extensions import ParamSpec, TypeVar, Unpack
@@ -230,7 +230,7 @@ class Task(Generic[P, R, Args]):
                 "a job's arguments have names, give them by keyword"
             )
 
-    def batch_defer(self, *task_kwargs: JSONDict) -> list[int]:
+    def batch_defer(self, *task_kwargs: Mapping[str, JSONValue]) -> list[int]:
         """Insert one job for each dictionary of arguments, all or none, from sync code.
 
         Returns:
@@ -241,7 +241,7 @@ class Task(Generic[P, R, Args]):
         """
         return self.configure().batch_defer(*task_kwargs)
 
-    async def batch_defer_async(self, *task_kwargs: JSONDict) -> list[int]:
+    async def batch_defer_async(self, *task_kwargs: Mapping[str, JSONValue]) -> list[int]:
         """Insert one job for each dictionary of arguments, all or none, from Trio or asyncio.
 
         Returns and raises are those of `batch_defer`. Cancelled, all may have been inserted or

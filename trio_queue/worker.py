@@ -11,7 +11,7 @@ reach; the rest lives in a child task behind a shield.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -180,7 +180,7 @@ class Worker:
                 await self._serve(database, lease, notifications)
 
     @asynccontextmanager
-    async def _listening(self, store: JobStore) -> AsyncIterator[Notifications | None]:
+    async def _listening(self, store: JobStore) -> AsyncGenerator[Notifications | None]:
         if not self.options.listen_notify:
             yield None
             return
@@ -287,7 +287,7 @@ class Worker:
 
 
 @asynccontextmanager
-async def _opened(app: Any) -> AsyncIterator[None]:
+async def _opened(app: Any) -> AsyncGenerator[None]:
     """The App is open while the block lasts: by whoever opened it before, else by us."""
     if app.connector.is_open():
         yield

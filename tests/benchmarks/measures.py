@@ -8,7 +8,7 @@ import resource
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -39,7 +39,7 @@ class Bench:
 
     @classmethod
     @contextmanager
-    def opened(cls) -> Iterator[Bench]:
+    def opened(cls) -> Generator[Bench]:
         """A throw-away server with PostgreSQL's default configuration: it syncs what it commits."""
         with (
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
@@ -100,7 +100,9 @@ def _all_succeeded(conninfo: str, count: int) -> None:
     assert done == (count,), f"{done} of {count} jobs succeeded"
 
 
-def drain(concurrency: int, ours: int, stock: int) -> Callable[[Bench], Iterator[tuple[str, float]]]:
+def drain(
+    concurrency: int, ours: int, stock: int
+) -> Callable[[Bench], Iterator[tuple[str, float]]]:
     """Jobs per second of a worker with `wait=False`, from its start to its end."""
 
     def run(bench: Bench) -> Iterator[tuple[str, float]]:
@@ -123,7 +125,9 @@ def drain(concurrency: int, ours: int, stock: int) -> Callable[[Bench], Iterator
     return run
 
 
-def batch_defer(count: int = 20_000, size: int = 1_000) -> Callable[[Bench], Iterator[tuple[str, float]]]:
+def batch_defer(
+    count: int = 20_000, size: int = 1_000
+) -> Callable[[Bench], Iterator[tuple[str, float]]]:
     """Jobs per second deferred in batches."""
     batches = [[{"number": n} for n in range(i, i + size)] for i in range(0, count, size)]
 

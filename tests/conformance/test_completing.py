@@ -45,7 +45,8 @@ async def events(store: JobStore, job_id: int) -> list[str]:
 
 
 def completion(job_id: int, status: Status = Status.SUCCEEDED, **values: Any) -> Completion:
-    return Completion(job_id=job_id, status=status, **{"attempts": 0, **values})
+    values.setdefault("attempts", 0)
+    return Completion(job_id=job_id, status=status, **values)
 
 
 @pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED, Status.ABORTED])

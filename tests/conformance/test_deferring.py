@@ -34,7 +34,7 @@ async def test_ids_come_in_the_order_of_the_jobs(store: JobStore) -> None:
 async def test_every_column_comes_back(store: JobStore) -> None:
     job = Job(
         task_name="añ:b",
-        queue="qüeue \"x\" % ' \n",
+        queue='qüeue "x" % \' \n',
         priority=-7,
         lock="lock %s",
         queueing_lock="queueing 'lock'",
@@ -155,7 +155,7 @@ async def test_arguments_come_back_as_the_server_keeps_them(
 )
 async def test_values_that_no_column_holds(store: JobStore, changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption):
-        await store.run(DeferJobs([Job(**{"task_name": "t", **changes})]))
+        await store.run(DeferJobs([Job(task_name="t").evolve(**changes)]))
     assert await store.run(ListJobs()) == []
 
 

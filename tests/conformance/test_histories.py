@@ -59,8 +59,8 @@ class Script:
             (1, lambda: store.PruneStalledWorkers(1e6)),
             (1, lambda: store.HasEligibleJob(self._queues())),
             (1, lambda: store.ListJobsToAbort(self._worker())),
-            (1, lambda: store.ListStalledJobs()),
-            (1, lambda: store.ListQueues()),
+            (1, store.ListStalledJobs),
+            (1, store.ListQueues),
             (1, lambda: store.ListLocks(status=Status.TODO)),
             (1, self._delete_old),
         ]
@@ -223,7 +223,7 @@ async def test_the_same_life(queue_database: str, seed: int) -> None:
             await TrioConnection.connect(queue_database) as ears,
         ):
             for channel in ("any_queue_v1", *(f"queue_v1#{queue}" for queue in QUEUES)):
-                await ears.execute(f'LISTEN "procrastinate_{channel}"')
+                await ears.execute(f'LISTEN "procrastinate_{channel}"'.encode())
             with memory.database.listening(memory):  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # another ear
                 for step in range(60):
                     await take_step(step, script.next(), memory, postgres)

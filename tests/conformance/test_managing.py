@@ -33,7 +33,7 @@ FUTURE = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 
 
 async def running(store: JobStore, worker_id: int, **values: Any) -> int:
-    [job_id] = await store.run(DeferJobs([Job(**{"task_name": "t", **values})]))
+    [job_id] = await store.run(DeferJobs([Job(task_name="t").evolve(**values)]))
     await store.run(FetchJobs(worker_id, None, 100))
     return job_id
 
@@ -130,7 +130,7 @@ async def test_no_such_job(store: JobStore) -> None:
         FinishJob(12345, Status.FAILED),
     ):
         with pytest.raises(JobNotFound):
-            await store.run(verb)  # type: ignore[arg-type]  # of several types
+            await store.run(verb)
     assert await store.run(ListEvents(12345)) == []
 
 

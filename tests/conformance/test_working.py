@@ -213,3 +213,18 @@ async def test_an_error_leaves_the_lease_as_it_is(store: JobStore, worker_id: in
             scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
+
+
+async def test_an_error_in_a_cancelled_block_is_raised_bare(
+    store: JobStore, worker_id: int
+) -> None:
+    async def fail() -> None:
+        async with store.keep_alive(worker_id, 10):
+            with pytest.raises(trio.Cancelled):
+                await trio.sleep_forever()
+            raise ZeroDivisionError
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(ZeroDivisionError):
+            await fail()

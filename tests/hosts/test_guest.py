@@ -62,8 +62,6 @@ def in_asyncio(main: Callable[[Application], Coroutine[Any, Any, None]]) -> None
     asyncio.run(main(Application()))
 
 
-
-
 def test_a_worker_runs_as_a_guest_of_asyncio_until_no_job_is_left() -> None:
     async def main(application: Application) -> None:
         application.end.set()

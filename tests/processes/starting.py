@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
-def started(conninfo: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(conninfo: str, *arguments: str) -> Generator[subprocess.Popen[bytes]]:
     """A process of the application; killed, if it still runs, when the block ends."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.processes.application", *arguments],

@@ -86,7 +86,7 @@ async def settle(
         psycopg.Error: The command had failed, for a reason of its own.
     """
     pgconn = connection.pgconn
-    in_pipeline = connection._pipeline is not None  # noqa: SLF001 - see PSYCOPG_INTERNALS
+    in_pipeline = connection._pipeline is not None  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - see PSYCOPG_INTERNALS
     if pgconn.status == pq.ConnStatus.BAD or not (in_pipeline or is_active(pgconn)):
         exchange.close()
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import psycopg
 import trio
@@ -68,7 +68,7 @@ def connect_timeout(parameters: dict[str, Any]) -> float:
     Raises:
         psycopg.ProgrammingError: ``connect_timeout`` is not a number.
     """
-    value = parameters.get("connect_timeout") or os.environ.get("PGCONNECT_TIMEOUT")
+    value = parameters.get("connect_timeout", os.environ.get("PGCONNECT_TIMEOUT"))
     if value is None:
         return DEFAULT_CONNECT_TIMEOUT
     try:
@@ -162,7 +162,7 @@ async def _connect_one(conninfo: str) -> PGconn:
     pgconn = pq.PGconn.connect_start(conninfo.encode())
     try:
         if pgconn.status == pq.ConnStatus.BAD:
-            raise psycopg.OperationalError(pgconn.get_error_message())
+            _raise_error_of(pgconn)
         # libpq's manual: before the first poll, behave as if it had asked for a writable socket.
         status: int = pq.PollingStatus.WRITING
         while status != pq.PollingStatus.OK:
@@ -172,7 +172,7 @@ async def _connect_one(conninfo: str) -> PGconn:
             elif status == pq.PollingStatus.WRITING:
                 await trio.lowlevel.wait_writable(pgconn.socket)
             else:
-                raise psycopg.OperationalError(pgconn.get_error_message())
+                _raise_error_of(pgconn)
             status = pgconn.connect_poll()
     except OSError as error:
         pgconn.finish()
@@ -182,6 +182,10 @@ async def _connect_one(conninfo: str) -> PGconn:
         raise
     pgconn.nonblocking = 1
     return pgconn
+
+
+def _raise_error_of(pgconn: PGconn) -> NoReturn:
+    raise psycopg.OperationalError(pgconn.get_error_message())
 
 
 def _connection_error(

@@ -19,7 +19,7 @@ import logging
 import math
 from collections import deque
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import psycopg
 import trio
@@ -28,11 +28,11 @@ from psycopg.rows import tuple_row
 
 from trio_queue._pg.cancelling import Unsettled, cancel_on_server, settle
 from trio_queue._pg.connecting import connect_pgconn, connection_parameters
-from trio_queue._pg.cursor import TrioCursor
+from trio_queue._pg.cursor import TrioCursor, refuse_server_cursor
 from trio_queue._pg.waiting import ConnectionLock, Exchange, Pace, in_cancelled_scope
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
     from types import TracebackType
     from typing import Self
 
@@ -64,12 +64,13 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
         self._exchanges = ConnectionLock(cleanup_timeout=5.0)
         self.lock = self._exchanges  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue] - psycopg only enters and leaves it
         self.cursor_factory = TrioCursor
+        self.server_cursor_factory = refuse_server_cursor  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue] - psycopg only calls it
         self._pace = Pace()
         self._notifications: deque[Notify] = deque()
         self.add_notify_handler(self._notifications.append)
 
     @classmethod
-    async def connect(  # pyright: ignore[reportIncompatibleMethodOverride] - no `context` on Trio
+    async def connect(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - without `context`, with our cursors only
         cls,
         conninfo: str = "",
         *,
@@ -103,7 +104,7 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
             psycopg.ProgrammingError: The parameters cannot be understood.
             trio.Cancelled: No connection stays open.
         """
-        if cursor_factory is not None and not issubclass(cursor_factory, TrioCursor):
+        if cursor_factory is not None and not issubclass(cursor_factory, TrioCursor):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without types
             raise psycopg.ProgrammingError(
                 f"cursor_factory must be a subclass of TrioCursor, not {cursor_factory!r}: other "
                 "cursors would send statements in a cancelled scope"
@@ -132,7 +133,10 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
 
     @trio.lowlevel.enable_ki_protection
     async def wait(
-        self, gen: PQGen[_ReturnT], interval: float = 0.0, timeout: float | None = None
+        self,
+        gen: PQGen[_ReturnT],
+        interval: float = 0.0,  # noqa: ARG002 - psycopg passes it
+        timeout: float | None = None,  # noqa: ARG002 - psycopg passes it
     ) -> _ReturnT:
         """Run one of psycopg's generators on this connection (called by psycopg).
 
@@ -254,7 +258,7 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
     @asynccontextmanager
     async def transaction(
         self, savepoint_name: str | None = None, force_rollback: bool = False
-    ) -> AsyncIterator[psycopg.AsyncTransaction]:
+    ) -> AsyncGenerator[psycopg.AsyncTransaction, None]:
         """Open a transaction, or a savepoint inside of one.
 
         Left by an error or a cancel, it is rolled back; where that takes longer than
@@ -282,7 +286,7 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
                 self._abandon("a transaction block left its transaction open")
 
     @asynccontextmanager
-    async def pipeline(self) -> AsyncIterator[psycopg.AsyncPipeline]:
+    async def pipeline(self) -> AsyncGenerator[psycopg.AsyncPipeline, None]:
         """Open a pipeline; see :meth:`psycopg.AsyncConnection.pipeline`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         async with super().pipeline() as pipeline:
@@ -290,11 +294,15 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
 
     # -- what does not exist on Trio --------------------------------------------------------------
 
-    def notifies(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Notify, None]:
+    def notifies(self, *_args: Any, **_kwargs: Any) -> AsyncGenerator[Notify, None]:
         """Refused: use `wait_notifies`, which holds no lock between two calls."""
         raise psycopg.NotSupportedError(
             "notifies() is not supported on Trio: call wait_notifies() in a loop"
         )
+
+    async def tpc_begin(self, xid: Any) -> NoReturn:  # noqa: ARG002 - the name is psycopg's
+        """Refused: a prepared transaction outlives a cancel."""
+        raise psycopg.NotSupportedError("two-phase commit is not supported on Trio")
 
     # -- notifications ----------------------------------------------------------------------------
 

@@ -39,18 +39,25 @@ class TrioCursor(psycopg.AsyncCursor[Any]):
     async def _fetch_pipeline(self) -> None:
         # Every fetch comes by here. Outside of a pipeline it reads what is in memory already, and
         # must not raise: those rows may be the only trace of what the statement did.
-        if self._conn._pipeline:  # noqa: SLF001 - see PSYCOPG_INTERNALS
+        if self._conn._pipeline:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - see PSYCOPG_INTERNALS
             await trio.lowlevel.checkpoint_if_cancelled()
         await super()._fetch_pipeline()
 
-    def stream(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def stream(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Refused: rows cannot be streamed on Trio."""
         raise psycopg.NotSupportedError(
             "stream() is not supported on Trio: use execute() and fetchmany(), or LIMIT"
         )
 
-    def copy(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def copy(self, *_args: Any, **_kwargs: Any) -> NoReturn:
         """Refused: COPY does not work on Trio."""
         raise psycopg.NotSupportedError(
             "copy() is not supported on Trio: use executemany(), or INSERT ... FROM unnest()"
         )
+
+
+def refuse_server_cursor(*_args: Any, **_kwargs: Any) -> NoReturn:
+    """Stand in for the factory that ``connection.cursor("name")`` calls."""
+    raise psycopg.NotSupportedError(
+        "server-side cursors are not supported on Trio: leave out the name, or use LIMIT"
+    )

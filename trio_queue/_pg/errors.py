@@ -85,13 +85,14 @@ def describe_parameters(parameters: Mapping[str, object]) -> str:
     return " ".join(shown) or "libpq's default server"
 
 
-def describe_conninfo(conninfo: str) -> str:
+def describe_conninfo(conninfo: str, **kwargs: object) -> str:
     """Name the server that *conninfo* leads to, without its password or any other secret.
 
     What the string leaves open is filled in as libpq would: from ``PGHOST`` and the like.
 
     Args:
         conninfo: A connection string, of either kind that libpq reads.
+        **kwargs: Keywords that go with it when connecting; they win.
 
     Returns:
         For instance ``host=db.example port=5432 user=alice dbname=app``. A string that cannot be
@@ -106,4 +107,5 @@ def describe_conninfo(conninfo: str) -> str:
         if option.val is not None:
             parameters[option.keyword.decode()] = option.val.decode(errors="replace")
     parameters.update(given)
+    parameters.update(kwargs)
     return describe_parameters(parameters)

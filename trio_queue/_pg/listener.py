@@ -65,7 +65,7 @@ class Listener:
         check_interval: Seconds of silence after which the server is asked whether it is there.
             TCP keepalive finds most dead wires; this finds those it cannot see (a proxy that
             answers for a server that is gone).
-        check_timeout: Seconds for the answer.
+        check_timeout: Seconds for the answer, and again for giving it up.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Listener:
             raise ValueError("a listener needs the name of at least one channel")
 
     def __repr__(self) -> str:
-        return f"<Listener to {', '.join(self.channels)} at {describe_conninfo(self.conninfo)}>"
+        return f"<Listener to {', '.join(self.channels)} at {describe_conninfo(self.conninfo, **self.kwargs)}>"
 
     @property
     def is_listening(self) -> bool:
@@ -161,7 +161,7 @@ class Listener:
         logger.warning(
             "lost the connection that listens for notifications at %s: %s. Trying to reconnect; "
             "until then, changes are noticed by polling alone",
-            describe_conninfo(self.conninfo),
+            describe_conninfo(self.conninfo, **self.kwargs),
             str(error).strip(),
         )
 
@@ -183,7 +183,7 @@ class Listener:
             seconds = trio.current_time() - outage.since
             logger.warning(
                 "listening for notifications at %s again, after %.1f seconds",
-                describe_conninfo(self.conninfo),
+                describe_conninfo(self.conninfo, **self.kwargs),
                 seconds,
             )
             return Gap(seconds)
@@ -196,7 +196,8 @@ class Listener:
                 sql.SQL("; ").join(
                     sql.SQL("LISTEN {}").format(sql.Identifier(channel))
                     for channel in self.channels
-                )
+                ),
+                prepare=False,
             )
         except BaseException:
             await connection.close()

@@ -16,7 +16,7 @@ import logging
 import random
 from collections import Counter
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import psycopg
@@ -26,20 +26,14 @@ from psycopg import pq
 from trio_queue._pg.backoff import Backoff
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.errors import PoolClosed, PoolTimeout, describe_conninfo, is_transient
-from trio_queue._pg.waiting import has_hung_up
+from trio_queue._pg.pool_member import Member, WhyDiscarded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
     from types import TracebackType
     from typing import Self
 
 logger = logging.getLogger("trio_queue.postgres")
-
-CHECK_AFTER: Final = 10.0
-"""Seconds of idling after which a connection proves itself with a round trip when it is lent."""
-CHECK_TIMEOUT: Final = 2.0
-"""Seconds for that round trip. A peer that vanished would use them up, and the bound of a claim
-is five."""
 
 
 @attrs.frozen(kw_only=True)
@@ -69,15 +63,6 @@ class PoolStatistics:
     opened: int
     failures: int
     discarded: Mapping[str, int]
-
-
-@attrs.define(eq=False)
-class _Member:
-    """A connection of the pool."""
-
-    connection: TrioConnection
-    expires_at: float
-    idle_since: float
 
 
 class Pool:
@@ -122,9 +107,10 @@ class Pool:
         self.max_lifetime = max_lifetime
         self.configure = configure
         self._is_open = False
+        self._opening = trio.Lock()
         self._places = trio.Semaphore(max_size, max_value=max_size)
         # A stack: the connection used last is lent first, so that the others can age.
-        self._idle: list[_Member] = []
+        self._idle: list[Member] = []
         self._requests_under_way: set[trio.CancelScope] = set()
         self._last_failure: psycopg.OperationalError | None = None
         self._counts: Counter[str] = Counter()
@@ -134,7 +120,7 @@ class Pool:
         return f"<Pool of {self._describe()}>"
 
     def _describe(self) -> str:
-        return describe_conninfo(self.conninfo)
+        return describe_conninfo(self.conninfo, **self.kwargs)
 
     # -- open and close -----------------------------------------------------------------------
 
@@ -150,17 +136,19 @@ class Pool:
             PoolTimeout: It took longer than `timeout`; the pool stays closed.
             trio.Cancelled: The pool stays closed.
         """
-        if self._is_open:
+        async with self._opening:
+            if self._is_open:
+                return
+            if wait:
+                await self._open_first()
+            self._is_open = True
+
+    async def _open_first(self) -> None:
+        with trio.move_on_after(self.timeout):
+            # Without a place: while the pool is closed, nobody holds one.
+            self._put(await self._connect())
             return
-        if wait:
-            with trio.move_on_after(self.timeout) as scope:
-                # Outside of the places: nobody holds one while the pool is closed.
-                self._put(await self._connect())
-            if scope.cancelled_caught:
-                raise PoolTimeout(
-                    f"no connection to {self._describe()} within {self.timeout:g} seconds"
-                )
-        self._is_open = True
+        raise PoolTimeout(f"no connection to {self._describe()} within {self.timeout:g} seconds")
 
     async def close(self) -> None:
         """Close the idle connections, without waiting for anything; safe in a cancelled scope.
@@ -203,7 +191,9 @@ class Pool:
     # -- lend and take back ----------------------------------------------------------------------
 
     @asynccontextmanager
-    async def connection(self, timeout: float | None = None) -> AsyncIterator[TrioConnection]:
+    async def connection(
+        self, timeout: float | None = None
+    ) -> AsyncGenerator[TrioConnection, None]:
         """Borrow a connection; those who wait are served in their order.
 
         One that is returned inside of a transaction is rolled back first.
@@ -224,7 +214,7 @@ class Pool:
         finally:
             await self._release(member)
 
-    async def _acquire(self, timeout: float) -> _Member:
+    async def _acquire(self, timeout: float) -> Member:
         if not self._is_open:
             raise PoolClosed(f"{self!r} is not open: open it before asking for a connection")
         self._counts["requests"] += 1
@@ -258,13 +248,13 @@ class Pool:
         error.__cause__ = self._last_failure
         return error
 
-    async def _find(self) -> _Member:
+    async def _find(self) -> Member:
         await self._expire_idle()
         while self._idle:
             member = self._idle.pop()
             usable = False
             try:
-                usable = await self._is_usable(member)
+                usable = await member.is_usable()
             finally:
                 if not usable:
                     await self._discard(member, "broken")
@@ -272,27 +262,13 @@ class Pool:
                 return member
         return await self._connect_patiently()
 
-    async def _is_usable(self, member: _Member) -> bool:
-        if member.connection.closed or has_hung_up(member.connection.pgconn):
-            return False
-        if trio.current_time() - member.idle_since < CHECK_AFTER:
-            return True
-        with trio.move_on_after(CHECK_TIMEOUT) as scope:
-            # Half of the time for the answer, half for the cancel that ends the wait.
-            member.connection.cancel_timeout = CHECK_TIMEOUT
-            try:
-                await member.connection.execute("")
-            except psycopg.Error:
-                return False
-            finally:
-                member.connection.cancel_timeout = type(member.connection).cancel_timeout
-        return not scope.cancelled_caught
-
-    async def _release(self, member: _Member) -> None:
-        reason: str | None = "unclean"
+    async def _release(self, member: Member) -> None:
+        reason: WhyDiscarded | None = "unclean"
         try:
-            reason = await self._why_not_keep(member)
+            reason = await member.clean_up() if self._is_open else "closed"
         finally:
+            if reason is None and not self._is_open:
+                reason = "closed"
             if reason is None:
                 self._put(member)
             else:
@@ -300,44 +276,21 @@ class Pool:
             self._places.release()
         await self._expire_idle()
 
-    async def _why_not_keep(self, member: _Member) -> str | None:
-        """Undo what the borrower left open; tell why the connection must not be kept, if so."""
-        connection = member.connection
-        if connection.closed:
-            return "broken"
-        if not self._is_open:
-            return "closed"
-        if connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
-            return "unclean"
-        match connection.info.transaction_status:
-            case pq.TransactionStatus.IDLE:
-                return None
-            case pq.TransactionStatus.INTRANS | pq.TransactionStatus.INERROR:
-                logger.warning("rolling back a transaction that was left open on %s", connection)
-                try:
-                    await connection.rollback()
-                except psycopg.Error as error:
-                    logger.warning("cannot roll back %s: %s", connection, error)
-                    return "unclean"
-                return "closed" if not self._is_open else None
-            case _:
-                return "unclean"
-
     # -- the connections -----------------------------------------------------------------------------
 
-    def _put(self, member: _Member) -> None:
+    def _put(self, member: Member) -> None:
         member.idle_since = trio.current_time()
         self._idle.append(member)
 
-    async def _discard(self, member: _Member, reason: str) -> None:
+    async def _discard(self, member: Member, reason: WhyDiscarded) -> None:
         self._discarded[reason] += 1
         await member.connection.close()
 
     async def _expire_idle(self) -> None:
         now = trio.current_time()
         spare = len(self._idle) - self.min_size
-        kept: list[_Member] = []
-        dropped: list[tuple[_Member, str]] = []
+        kept: list[Member] = []
+        dropped: list[tuple[Member, WhyDiscarded]] = []
         for member in self._idle:  # the one that idles longest is first
             if now >= member.expires_at:
                 dropped.append((member, "expired"))
@@ -349,7 +302,7 @@ class Pool:
         for member, reason in dropped:
             await self._discard(member, reason)
 
-    async def _connect(self) -> _Member:
+    async def _connect(self) -> Member:
         try:
             connection = await TrioConnection.connect(self.conninfo, **self.kwargs)
         except psycopg.OperationalError as error:
@@ -357,12 +310,7 @@ class Pool:
             self._last_failure = error
             raise
         try:
-            if self.configure is not None:
-                await self.configure(connection)
-            if connection.info.transaction_status != pq.TransactionStatus.IDLE:
-                raise psycopg.ProgrammingError(
-                    f"{self.configure!r} left a transaction open: end it in there"
-                )
+            await self._configure(connection)
         except BaseException:
             await connection.close()
             raise
@@ -370,9 +318,18 @@ class Pool:
         self._last_failure = None
         now = trio.current_time()
         lifetime = self.max_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - spreads load
-        return _Member(connection, expires_at=now + lifetime, idle_since=now)
+        return Member(connection, expires_at=now + lifetime, idle_since=now)
 
-    async def _connect_patiently(self) -> _Member:
+    async def _configure(self, connection: TrioConnection) -> None:
+        if self.configure is None:
+            return
+        await self.configure(connection)
+        if connection.info.transaction_status != pq.TransactionStatus.IDLE:
+            raise psycopg.ProgrammingError(
+                f"{self.configure!r} left a transaction open: end it in there"
+            )
+
+    async def _connect_patiently(self) -> Member:
         backoff = Backoff()
         while True:
             try:

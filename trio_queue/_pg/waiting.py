@@ -12,13 +12,14 @@ import math
 import select
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 import psycopg
 import trio
 from psycopg.waiting import Ready, Wait
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
     from psycopg.abc import PQGen
@@ -138,21 +139,22 @@ async def _wait_readable_or_writable(descriptor: int) -> int:
 
 
 def _most_important(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    leaves: list[BaseException] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        error = pending.pop()
-        if isinstance(error, BaseExceptionGroup):
-            pending.extend(error.exceptions)
-        else:
-            leaves.append(error)
     return min(
-        leaves,
+        _leaves(group),
         key=lambda error: (
             not isinstance(error, KeyboardInterrupt),
             isinstance(error, trio.Cancelled),
         ),
     )
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        for inner in group.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 class Pace:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import inspect
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, cast
@@ -23,15 +22,27 @@ from trio_queue._storage.schema_state import check_usable
 from trio_queue._storage.senders import send_async, send_on_callers_async
 from trio_queue._storage.statements import statement_of
 from trio_queue._storage.store import PostgresJobStore, configure
-from trio_queue._storage.sync_connector import CLOSE_TIMEOUT, SyncPool, address_of, sync_connection
+from trio_queue._storage.sync_connector import (
+    CLOSE_TIMEOUT,
+    SyncPool,
+    SyncPsycopgConnector,
+    address_of,
+    sync_connection,
+)
 from trio_queue.connector import BaseConnector
 from trio_queue.exceptions import AppNotOpen, ConnectorException
 from trio_queue.store import JobStore, Verb
+
+__all__ = ["PsycopgConnector", "SyncPsycopgConnector"]
 
 R = TypeVar("R")
 
 #: What of the user's arguments for a pool means something to the driver's for Trio.
 _TRIO_POOL_ARGS = ("min_size", "max_size", "timeout", "max_idle", "max_lifetime")
+
+_ASYNC_CALLBACKS = frozenset(
+    {"configure", "check", "reset", "reconnect_failed", "connection_class"}
+)
 
 
 class PsycopgConnector(BaseConnector):
@@ -59,10 +70,8 @@ class PsycopgConnector(BaseConnector):
         self._dumps, self._loads = json_dumps, json_loads
         self._pool_factory = pool_factory
         self._pool_args = kwargs
-        # A coroutine function configures async connections; a sync pool has no use for it.
-        sync_args = {
-            name: value for name, value in kwargs.items() if not inspect.iscoroutinefunction(value)
-        }
+        # What is called with async connections is of no use to a sync pool.
+        sync_args = {name: value for name, value in kwargs.items() if name not in _ASYNC_CALLBACKS}
         self._sync = SyncPool(sync_args, json_dumps, json_loads)
         self._trio_pool: Pool | None = None
         self._asyncio_pool: Any = None

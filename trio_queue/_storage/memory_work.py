@@ -280,7 +280,9 @@ def _give_back(
         taken = f'another job waits with the queueing lock "{row["queueing_lock"]}"'
         tables.update_job(
             row,
-            details=_details(row["worker_id"], row["attempts"], f"{reason}; {taken}" if reason else taken),
+            details=_details(
+                row["worker_id"], row["attempts"], f"{reason}; {taken}" if reason else taken
+            ),
             event="cancelled",
             status="cancelled",
             attempts=attempts,

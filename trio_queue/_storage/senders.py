@@ -34,6 +34,7 @@ class Statement(Generic[R]):
 
     #: The verb's name.
     name: str
+    #: Answers rows, if only one of nothing: in a pipeline nobody can tell before they are fetched.
     #: Bytes: psycopg takes text only where it stands in the code, for fear of injections.
     text: bytes
     parameters: dict[str, Any]
@@ -61,7 +62,7 @@ def send(
     ):
         set_json_loads(loads or _loads, cursor)
         cursor.execute(statement.text, statement.parameters)
-        rows: Rows = cursor.fetchall() if cursor.description else ()
+        rows: Rows = cursor.fetchall()
     return statement.read(rows)
 
 
@@ -77,7 +78,7 @@ async def send_async(
         async with _async_cursor(connection) as cursor:
             set_json_loads(loads or _loads, cursor)
             await cursor.execute(statement.text, statement.parameters)
-            rows: Rows = await cursor.fetchall() if cursor.description else ()
+            rows: Rows = await cursor.fetchall()
     return statement.read(rows)
 
 

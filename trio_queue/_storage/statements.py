@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 
@@ -69,7 +69,8 @@ def _text(name: str) -> bytes:
 @functools.singledispatch
 def parameters_of(verb: Any, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
     """The parameters of a verb's query."""
-    return {field.name: _plain(getattr(verb, field.name)) for field in attrs.fields(type(verb))}
+    names: list[str] = [field.name for field in attrs.fields(cast("Any", type(verb)))]
+    return {name: _plain(getattr(verb, name)) for name in names}
 
 
 @parameters_of.register

@@ -88,7 +88,7 @@ class PostgresJobStore:
         """
         with translated(self._address):
             async with self._pool.connection() as connection:
-                cursor = await connection.execute(STATE_QUERY)
+                cursor = await connection.execute(STATE_QUERY.encode())
                 found = await cursor.fetchall()
         check(found, self._address)
 

@@ -36,7 +36,8 @@ class SyncPool:
         self._lock = threading.Lock()
         self._pool: psycopg_pool.ConnectionPool[Any] | None = None
         self._is_ours = False
-        self._address = ""
+        #: Where the pool leads.
+        self._parameters: Parameters | None = None
 
     @property
     def is_open(self) -> bool:
@@ -57,13 +58,13 @@ class SyncPool:
             if self._pool is not None:
                 return
             if pool is not None:
-                parameters = resolve(pool.conninfo, pool.kwargs)
+                self._parameters = resolve(pool.conninfo, pool.kwargs)
                 self._pool, self._is_ours = pool, False
-                self._address = parameters.address
                 return
-            parameters = resolve(self._pool_args.get("conninfo", ""), self._pool_args.get("kwargs"))
-            self._address = parameters.address
-            check_reachable(parameters)
+            parameters = self._resolve()
+            # Once by hand: a pool would try for its whole timeout, and not say why it failed.
+            self.connect(parameters).close()
+            self._parameters = parameters
             self._pool, self._is_ours = self._make(parameters, args), True
 
     def _make(
@@ -80,7 +81,7 @@ class SyncPool:
                 "open": False,
             }
         )
-        with translated(self._address):
+        with translated(parameters.address):
             made.open(wait=True, timeout=made.timeout)
         return made
 
@@ -94,16 +95,22 @@ class SyncPool:
     def connect(self, parameters: Parameters | None = None) -> psycopg.Connection[Any]:
         """Open a connection outside of the pool, in autocommit mode. The caller closes it.
 
+        Args:
+            parameters: Where to; None: where the pool leads, or the user's arguments.
+
         Raises:
             ConnectorException: The server cannot be reached; the address is named.
         """
-        told = parameters or resolve(
-            self._pool_args.get("conninfo", ""), self._pool_args.get("kwargs")
-        )
+        told = parameters or self._parameters or self._resolve()
         with translated(told.address):
-            made = psycopg.connect(told.conninfo, **{**told.connect_kwargs(), "autocommit": True})
-            _configure(made)
-            return made
+            return _connect(told)
+
+    def _resolve(self) -> Parameters:
+        return resolve(self._pool_args.get("conninfo", ""), self._pool_args.get("kwargs"))
+
+    @property
+    def _address(self) -> str:
+        return self._parameters.address if self._parameters else ""
 
     def run(self, verb: Verb[R]) -> R:
         """Send a verb. Raises AppNotOpen where there is no pool; what the verb says."""
@@ -141,14 +148,15 @@ def _configure(connection: psycopg.Connection[Any]) -> None:
         connection.commit()
 
 
-def check_reachable(parameters: Parameters) -> None:
-    """Connect once: a pool would try for its whole timeout, and not say why it failed.
-
-    Raises:
-        ConnectorException: The server cannot be reached; the address is named.
-    """
-    with translated(parameters.address):
-        psycopg.connect(parameters.conninfo, **parameters.connect_kwargs()).close()
+def _connect(parameters: Parameters) -> psycopg.Connection[Any]:
+    options: dict[str, Any] = {**parameters.connect_kwargs(), "autocommit": True}
+    connection: psycopg.Connection[Any] = psycopg.connect(parameters.conninfo, **options)
+    try:
+        _configure(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def address_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str:
@@ -214,7 +222,7 @@ class SyncPsycopgConnector(BaseConnector):
     async def run_async(self, verb: Verb[R], connection: Any = None) -> R:
         """Only on the caller's own sync connection. Raises SyncConnectorConfigurationError."""
         if isinstance(connection, psycopg.Connection):
-            return self._sync.run_on(verb, connection)
+            return self._sync.run_on(verb, sync_connection(connection))
         raise SyncConnectorConfigurationError
 
     def open_store(self) -> AbstractAsyncContextManager[JobStore]:
@@ -229,7 +237,8 @@ class SyncPsycopgConnector(BaseConnector):
 def sync_connection(connection: Any) -> psycopg.Connection[Any]:
     """The caller's connection, if sync code can use it. Raises ConnectorException."""
     if isinstance(connection, psycopg.Connection):
-        return connection
+        fitting: psycopg.Connection[Any] = connection  # pyright: ignore[reportUnknownVariableType]  # a cast is redundant to mypy
+        return fitting
     if isinstance(connection, psycopg.AsyncConnection):
         raise ConnectorException(
             "connection= is an AsyncConnection: await defer_async() with it, "

@@ -100,6 +100,14 @@ def _interrupted_jobs(value: Any) -> InterruptedJobs:
         raise _refuse("interrupted_jobs", value, "'retry', 'requeue' or 'abort'") from None
 
 
+def _mapping(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return dict(value or {})
+
+
+def _task_middleware(value: Sequence[TaskMiddleware] | None) -> Sequence[TaskMiddleware]:
+    return tuple(value or ())
+
+
 def _worker_middleware(value: Sequence[WorkerMiddleware] | None) -> Sequence[WorkerMiddleware]:
     check_worker_middleware(value or ())
     return tuple(value or ())
@@ -144,7 +152,7 @@ class Options:
         _delete_jobs,
     )
     additional_context: Mapping[str, Any] = _option(
-        None, "What jobs find in context.additional_context.", lambda given: dict(given or {})
+        None, "What jobs find in context.additional_context.", _mapping
     )
     install_signal_handlers: bool = _option(
         True,
@@ -164,7 +172,7 @@ class Options:
     task_middleware: Sequence[TaskMiddleware] = _option(
         None,
         "Middleware around every task that this worker runs.",
-        lambda given: tuple(given or ()),
+        _task_middleware,
     )
     worker_middleware: Sequence[WorkerMiddleware] = _option(
         None,

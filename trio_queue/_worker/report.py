@@ -179,7 +179,7 @@ def _outcome_line(ended: Ended, status: Status) -> tuple[Action, str, int]:
     match status:
         case Status.TODO if completion is None or completion.retry is None:
             return Action.JOB_REQUEUED, "goes back to its queue", logging.INFO
-        case Status.TODO if completion.if_abort_requested is Status.ABORTED:
+        case Status.TODO if completion and completion.if_abort_requested is Status.ABORTED:
             return Action.JOB_ABORTED_RETRY, "was aborted, to retry", logging.INFO
         case Status.TODO:
             line = Action.JOB_ERROR_RETRY, "failed, to retry", logging.INFO

@@ -78,16 +78,20 @@ class RunningJobs:
     def __init__(self, places: int) -> None:
         self._places = places
         self._jobs: dict[int, RunningJob] = {}
+        # Earlier runs of jobs that we claimed again before we had let go of them: the answer to a
+        # write that gave a job back may come after that of the claim that took it again, and a job
+        # whose lease was lost may come back while its lost run still cleans up.
+        self._earlier: set[RunningJob] = set()
         self._let_go = trio.Event()
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._jobs) + len(self._earlier)
 
     def __iter__(self) -> Iterator[RunningJob]:
-        return iter(tuple(self._jobs.values()))
+        return iter((*self._jobs.values(), *self._earlier))
 
     def get(self, job_id: int) -> RunningJob | None:
-        """The entry of this job, if it is in our hands."""
+        """The latest run of this job, if it is in our hands."""
         return self._jobs.get(job_id)
 
     @property
@@ -98,16 +102,17 @@ class RunningJobs:
     @property
     def free_places(self) -> int:
         """How many more may be claimed."""
-        return self._places - len(self._jobs)
+        return self._places - len(self)
 
     def oldest(self) -> RunningJob | None:
         """The one whose body began first."""
-        started = [running for running in self._jobs.values() if running.started]
+        started = [running for running in self if running.started]
         return min(started, key=lambda running: running.started_at, default=None)
 
     def add(self, running: RunningJob) -> None:
         """Take a claimed job into our hands."""
-        assert running.id not in self._jobs, "a job is in our hands once"
+        if earlier := self._jobs.get(running.id):
+            self._earlier.add(earlier)
         self._jobs[running.id] = running
 
     def let_go(self, jobs: Iterable[RunningJob]) -> None:
@@ -115,6 +120,8 @@ class RunningJobs:
         for running in jobs:
             if self._jobs.get(running.id) is running:
                 del self._jobs[running.id]
+            else:
+                self._earlier.discard(running)
         self._let_go.set()
         self._let_go = trio.Event()
 
@@ -125,7 +132,7 @@ class RunningJobs:
 
     async def wait_none(self) -> None:
         """Wait until every row is written."""
-        while self._jobs:
+        while len(self):
             await self._let_go.wait()
 
     def abort_all(self, reason: AbortReason) -> None:

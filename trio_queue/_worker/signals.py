@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -16,7 +16,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextmanager
-def heard_signals(shutdown: Shutdown, logger: logging.Logger) -> Iterator[None]:
+def heard_signals(shutdown: Shutdown, logger: logging.Logger) -> Generator[None]:
     """While the block lasts, each signal asks the worker to stop; the handlers before are restored.
 
     Plain handlers, not `trio.open_signal_receiver`: that one coalesces, and of three SIGTERMs during

@@ -221,13 +221,15 @@ CREATE FUNCTION procrastinate_register_worker_v1() RETURNS TABLE (worker_id bigi
     INSERT INTO procrastinate_workers DEFAULT VALUES RETURNING id
 $$;
 
-CREATE FUNCTION procrastinate_unregister_worker_v1(worker_id bigint) RETURNS void LANGUAGE sql AS $$
-    DELETE FROM procrastinate_workers w WHERE w.id = worker_id
-$$;
+CREATE FUNCTION procrastinate_unregister_worker_v1(worker_id bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM procrastinate_workers w WHERE w.id = worker_id;
+END $$;
 
-CREATE FUNCTION procrastinate_update_heartbeat_v1(worker_id bigint) RETURNS void LANGUAGE sql AS $$
-    UPDATE procrastinate_workers w SET last_heartbeat = now() WHERE w.id = worker_id
-$$;
+CREATE FUNCTION procrastinate_update_heartbeat_v1(worker_id bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE procrastinate_workers w SET last_heartbeat = now() WHERE w.id = worker_id;
+END $$;
 
 CREATE FUNCTION procrastinate_prune_stalled_workers_v1(seconds_since_heartbeat double precision)
 RETURNS TABLE (worker_id bigint) LANGUAGE sql AS $$

@@ -113,7 +113,10 @@ BEGIN
                  ORDER BY j.scheduled_at LIMIT list_size) w),
         -- The same conditions twice, with a row lock and without one; LATERAL, so that a job is looked at, and locked, only
         -- when its turn comes. The first scan reads the row again once it has the lock. The candidates are a subquery and no
-        -- CTE: before PostgreSQL 17 the planner forgets the order of a CTE, and would sort, and lock, them all.
+        -- CTE: before PostgreSQL 17 the planner forgets the order of a CTE, and would sort, and lock, them all. status::text, so
+        -- that no partial index fits: planned while nothing waited, one that merely ends with the id looks as good as the
+        -- primary key, and is read from end to end for each job ever after. For the same reason a lock's running job is asked for
+        -- by a range and in order: only the index on running locks has that order.
         taken AS MATERIALIZED (
             SELECT chosen.id
               FROM (
@@ -128,21 +131,23 @@ BEGIN
              CROSS JOIN LATERAL (
                 SELECT locked.id FROM (
                     SELECT j.id FROM procrastinate_jobs j
-                     WHERE take AND j.id = candidates.id AND j.status = 'todo'
+                     WHERE take AND j.id = candidates.id AND j.status::text = 'todo'
                        AND (j.scheduled_at IS NULL OR j.scheduled_at <= now())
                        AND (queues IS NULL OR j.queue_name = ANY (queues))
                        AND (j.lock IS NULL OR (
-                            (SELECT r.id FROM procrastinate_jobs r WHERE r.lock = j.lock AND r.status = 'doing') IS NULL
+                            (SELECT r.id FROM procrastinate_jobs r WHERE r.lock >= j.lock AND r.lock <= j.lock AND r.status = 'doing'
+                              ORDER BY r.lock LIMIT 1) IS NULL
                             AND j.id = (SELECT f.id FROM procrastinate_jobs f WHERE f.lock = j.lock AND f.status = 'todo'
                                          ORDER BY ~f.priority, f.id LIMIT 1)))
                        FOR NO KEY UPDATE OF j SKIP LOCKED) locked
                 UNION ALL
                 SELECT j.id FROM procrastinate_jobs j
-                 WHERE NOT take AND j.id = candidates.id AND j.status = 'todo'
+                 WHERE NOT take AND j.id = candidates.id AND j.status::text = 'todo'
                    AND (j.scheduled_at IS NULL OR j.scheduled_at <= now())
                    AND (queues IS NULL OR j.queue_name = ANY (queues))
                    AND (j.lock IS NULL OR (
-                        (SELECT r.id FROM procrastinate_jobs r WHERE r.lock = j.lock AND r.status = 'doing') IS NULL
+                        (SELECT r.id FROM procrastinate_jobs r WHERE r.lock >= j.lock AND r.lock <= j.lock AND r.status = 'doing'
+                          ORDER BY r.lock LIMIT 1) IS NULL
                         AND j.id = (SELECT f.id FROM procrastinate_jobs f WHERE f.lock = j.lock AND f.status = 'todo'
                                      ORDER BY ~f.priority, f.id LIMIT 1)))) chosen
              ORDER BY candidates.rank, candidates.id

@@ -88,11 +88,9 @@ BEGIN
                                u.status = 'todo' AND u.retry IS TRUE AS is_retry,
                                (u.status <> 'todo' OR u.retry IS TRUE)::int AS counted,
                                -- Delays that no calendar holds end with the last moment that a client can read.
-                               -- (Not least and greatest: they would take no delay for one of nothing.)
-                               least(coalesce(u.retry_at, now() + make_interval(secs =>
-                                         CASE WHEN u.delay < 0 THEN 0 WHEN u.delay > 3e11 THEN 3e11 ELSE u.delay END)),
-                                     CASE WHEN u.retry_at IS NOT NULL OR u.delay IS NOT NULL
-                                          THEN timestamptz '9999-12-31 23:59:59+00' END) AS next_at,
+                               CASE WHEN u.retry_at IS NOT NULL OR u.delay IS NOT NULL THEN least(
+                                   coalesce(u.retry_at, now() + make_interval(secs => least(greatest(u.delay, 0), 3e11))),
+                                   timestamptz '9999-12-31 23:59:59+00') END AS next_at,
                                (u.deletion AND u.status <> 'todo') IS TRUE AS deletion
                           FROM unnest(job_ids, fences, statuses, retries, retry_ats, retry_delays, priorities, retry_to, locks,
                                       if_abort_requested, deletes)

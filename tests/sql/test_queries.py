@@ -1,0 +1,146 @@
+"""Every named query, as a real server understands it: its parameters and its columns."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.sql.table import Connection
+from trio_queue import store
+from trio_queue._storage.queries import QUERIES, parse, query
+
+JOB = (
+    "id bigint, queue_name character varying, task_name character varying, priority integer, lock text, "
+    "queueing_lock text, args jsonb, status text, scheduled_at timestamp with time zone, attempts integer, "
+    "abort_requested boolean, worker_id bigint"
+)
+COUNTS = "name text, jobs_count bigint, stats json"
+FILTERS = (
+    "queue character varying, task character varying, status procrastinate_job_status, lock text"
+)
+
+#: Name: parameters, columns.
+EXPECTED = {
+    "defer_jobs": (
+        "queues text[], task_names text[], priorities integer[], locks text[], queueing_locks text[], args jsonb[], "
+        "scheduled_at timestamp with time zone[]",
+        "id bigint",
+    ),
+    "defer_periodic_job": (
+        "queue character varying, lock character varying, queueing_lock character varying, "
+        "task_name character varying, priority integer, periodic_id character varying, defer_timestamp bigint, args jsonb",
+        "id bigint",
+    ),
+    "register_worker": (
+        "worker_name text, host text, pid integer, version text, queues text[], concurrency integer, stage text",
+        "worker_id bigint",
+    ),
+    "update_worker_stage": ("worker_id bigint, stage text", "nothing text"),
+    "update_heartbeat": ("worker_id bigint", "alive boolean"),
+    "unregister_worker": ("worker_id bigint", "nothing text"),
+    "prune_stalled_workers": ("seconds_since_heartbeat double precision", "worker_id bigint"),
+    "fetch_jobs": ("queues character varying[], worker_id bigint, limit integer", JOB),
+    "has_eligible_job": ("queues character varying[]", "eligible boolean"),
+    "next_scheduled_in": ("queues character varying[]", "seconds double precision"),
+    "finish_jobs": (
+        "worker_id bigint, job_ids bigint[], attempts integer[], statuses text[], retries boolean[], "
+        "retry_at timestamp with time zone[], retry_in double precision[], priorities integer[], queues text[], "
+        "locks text[], if_abort_requested text[], deletes boolean[], reasons text[]",
+        "job_id bigint, status text",
+    ),
+    "release_jobs": ("worker_id bigint, keep bigint[]", "job_id bigint, status text"),
+    "list_jobs_to_abort": ("worker_id bigint", "id bigint"),
+    "list_jobs": (
+        "newest boolean, id bigint, queue character varying, task character varying, status procrastinate_job_status, "
+        "lock text, queueing_lock text, worker_id bigint, after_id bigint, limit bigint",
+        JOB,
+    ),
+    "list_queues": (FILTERS, COUNTS),
+    "list_tasks": (FILTERS, COUNTS),
+    "list_locks": (FILTERS, COUNTS),
+    "list_events": (
+        "job_id bigint",
+        "id bigint, job_id bigint, type text, at timestamp with time zone, worker_id bigint, attempt integer, reason text",
+    ),
+    "list_workers": (
+        "",
+        "id bigint, last_heartbeat timestamp with time zone, name text, host text, pid integer, version text, "
+        "queues text[], concurrency integer, stage text, since timestamp with time zone, running bigint",
+    ),
+    "get_job_status": ("job_id bigint", "status text"),
+    "cancel_job": ("job_id bigint, abort boolean, delete_job boolean", "done boolean"),
+    "retry_job": (
+        "job_id bigint, retry_at timestamp with time zone, priority integer, queue character varying, "
+        "lock character varying",
+        "nothing text",
+    ),
+    "finish_job": (
+        "job_id bigint, status procrastinate_job_status, delete_job boolean",
+        "nothing text",
+    ),
+    "list_stalled_jobs": (
+        "queue character varying, task_name character varying, nb_seconds double precision, "
+        "seconds_since_heartbeat double precision",
+        JOB,
+    ),
+    "delete_old_jobs": (
+        "statuses text[], nb_hours double precision, queue text, limit integer",
+        "deleted integer",
+    ),
+    "check_connection": ("", "ready boolean"),
+}
+
+
+def test_every_verb_has_its_query_and_every_query_its_verb() -> None:
+    verbs = {verb.name for verb in store.Verb.__subclasses__()}
+    assert set(QUERIES) == verbs == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_server_prepares_and_describes_it(connection: Connection, name: str) -> None:
+    found = QUERIES[name]
+    numbered = found.text
+    for number, parameter in enumerate(found.parameters, start=1):
+        numbered = numbered.replace(f"%({parameter})s", f"${number}")
+    # A value alone must not need a type from the client, and nothing may be left over for Python.
+    assert "%" not in numbered
+    parameters, columns = _describe(connection, numbered)
+    told = ", ".join(f"{a} {b}" for a, b in zip(found.parameters, parameters, strict=True))
+    assert (told, columns) == EXPECTED[name]
+
+
+def _describe(connection: Connection, text: str) -> tuple[list[str], str]:
+    pgconn = connection.pgconn
+    prepared = pgconn.prepare(b"", text.encode())
+    assert not prepared.error_message, prepared.error_message
+    described = pgconn.describe_prepared(b"")
+    types = [described.param_type(i) for i in range(described.nparams)]
+    columns = [(described.fname(i), described.ftype(i)) for i in range(described.nfields)]
+
+    def name_of(oid: int) -> str:
+        return str(connection.execute("SELECT format_type(%s, NULL)", [oid]).fetchall()[0][0])
+
+    return (
+        [name_of(oid) for oid in types],
+        ", ".join(f"{(name or b'').decode()} {name_of(oid)}" for name, oid in columns),
+    )
+
+
+def test_the_text_of_a_query_by_its_name() -> None:
+    assert query("has_eligible_job").startswith("SELECT trio_queue_has_eligible_job_v1(")
+    with pytest.raises(KeyError):
+        query("nonsense")
+
+
+def test_parameters_are_found_once_each_in_order_and_descriptions_are_not_sent() -> None:
+    (found,) = parse(
+        "-- a file\n-- name: some\n-- What it is: %(not)s\nSELECT %(b)s, %(a)s, %(b)s;\n"
+    )
+    assert found.parameters == ("b", "a")
+    assert found.text == "SELECT %(b)s, %(a)s, %(b)s"
+
+
+def test_a_name_without_a_query_is_refused() -> None:
+    with pytest.raises(ValueError, match=re.escape("-- name: empty")):
+        list(parse("-- name: empty\n-- name: some\nSELECT 1"))
