@@ -190,8 +190,10 @@ class ListJobsToAbort(Verb[list[int]]):
 class AdoptJobs(Verb[list[int]]):
     """Take over jobs of a row that was lost, under the row that the worker got by registering anew.
 
-    Answers the ids of those that are still `doing`, with no worker (or under the lost id) and with
-    the same `attempts`: nobody else has them. The others are somebody else's by now.
+    Answers the ids, in order, of those that are still `doing`, with no worker (or under the lost
+    id, or under the new one: an earlier try arrived) and with the same `attempts`: nobody else has
+    them. The others are somebody else's by now. Waits for whoever is about to take or end one.
+    Raises WorkerGone where there is something to take and the new row is gone, too.
     """
 
     name: ClassVar[str] = "adopt_jobs"
@@ -206,7 +208,8 @@ class Orphan:
     """A job that was taken over from a dead worker. It is `doing` under the worker that took it."""
 
     job: Job
-    #: How many workers have died under it, this time included.
+    #: How many workers have died under it, this time included: one more than it has events with
+    #: the reason WORKER_DIED.
     deaths: int
 
 
@@ -215,8 +218,13 @@ class AdoptOrphans(Verb[list[Orphan]]):
     """Take over jobs of dead workers of ours, each by one worker only, however many ask.
 
     First deletes the rows of our workers (those with a row in `trio_queue_workers`) that were not
-    heard of for so long; then takes what was noted of them. Procrastinate's workers and their jobs
-    are left alone.
+    heard of for so long, but not the asker's own; then takes what was noted of them, the lowest ids
+    first. Procrastinate's workers and their jobs are left alone. Waits for nobody: what somebody
+    else holds at the moment is left for the next time. Cheap where nobody died.
+
+    Raises WorkerGone where there is something to take and the asker's row is gone. After a lost
+    answer (a cancel, a cut wire) the asker may hold jobs that it does not know of: ReleaseJobs, as
+    after a claim.
     """
 
     name: ClassVar[str] = "adopt_orphans"
@@ -224,10 +232,6 @@ class AdoptOrphans(Verb[list[Orphan]]):
     #: Seconds without a heartbeat after which a worker is taken for dead.
     stalled_after: float
     limit: int
-
-
-#: The reason that stands beside the event of a job that was rescued: how its deaths are counted.
-WORKER_DIED = "worker_died"
 
 
 # -- managing -----------------------------------------------------------------------------------

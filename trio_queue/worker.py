@@ -11,6 +11,7 @@ reach; the rest lives in a child task behind a shield.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -28,6 +29,7 @@ from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options, WorkerOptions, read_options
 from trio_queue._worker.periodic import PeriodicDeferrer
 from trio_queue._worker.report import Reporter
+from trio_queue._worker.rescue import Rescuer
 from trio_queue._worker.run import Runner
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.services import Supervisor
@@ -93,6 +95,9 @@ class Worker:
         """Abort the running jobs, then stop. From any thread, at any time, as often as one likes."""
         self._shutdown.abort("abort() was called")
 
+    # Ctrl-C must reach the one task that hears it, not whichever of ours happens to hold the CPU:
+    # each task of the worker begins with a protected function.
+    @trio.lowlevel.enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until asked to stop, or, with `wait=False`, until no job is left.
 
@@ -121,7 +126,7 @@ class Worker:
             return  # it was stopped before it ran: nothing is fetched
         self._shutdown.attach()
         with (
-            heard_signals(self._shutdown, self._reporter.logger)
+            heard_signals(self._shutdown, self._reporter.logger, self._exit_process)
             if self.options.install_signal_handlers
             else nullcontext()
         ):
@@ -149,6 +154,7 @@ class Worker:
                     self._shutdown.stop("the scope around run() was cancelled")
         return interrupt
 
+    @trio.lowlevel.enable_ki_protection
     async def _live(self, task_status: trio.TaskStatus[None]) -> None:
         try:
             # A stop while STARTING cancels this scope; from RUNNING on nobody does.
@@ -156,6 +162,8 @@ class Worker:
                 await self._work(task_status)
         except BaseException as error:  # noqa: BLE001 - handed to run(), which raises it bare
             self._error = self._error or error
+            # What breaks here while it runs, a bug of ours, ends the worker by the same stages.
+            self._shutdown.stop(f"it broke: {error!r}")
         finally:
             self._shutdown.post(Event.ENDED, "every job has ended")
             self._ended.set()
@@ -197,13 +205,13 @@ class Worker:
             options=self.options,
             running=self._running,
             shutdown=self._shutdown,
-            reporter=self._reporter,
         )
         completer = Completer(
             database=database,
             running=self._running,
             shutdown=self._shutdown,
-            lease=self.options.stalled_worker_timeout,
+            lease=lease,
+            patience=self.options.stalled_worker_timeout,
             written=fetcher.written,
             reporter=self._reporter,
         )
@@ -222,11 +230,16 @@ class Worker:
             options=self.options,
             running=self._running,
         )
-        periodic = PeriodicDeferrer(
+        periodic = PeriodicDeferrer(app=self.app, database=database, logger=self._reporter.logger)
+        rescuer = Rescuer(
             app=self.app,
             database=database,
+            fetcher=fetcher,
+            lease=lease,
+            options=self.options,
+            running=self._running,
             shutdown=self._shutdown,
-            logger=self._reporter.logger,
+            reporter=self._reporter,
         )
         intake = trio.CancelScope()
         async with trio.open_nursery() as services:
@@ -238,10 +251,9 @@ class Worker:
             supervised("report", self._report)
             supervised("heartbeat", lease.watch)
             supervised("show stage", lease.show_stage)
-            supervised("complete", completer.write)
+            services.start_soon(self._keep_writing, completer)
+            supervised("rescue", rescuer.rescue)
             supervised("poll aborts", ear.poll_aborts)
-            supervised("periodic", periodic.defer)
-            supervised("give back", fetcher.give_back)
             if notifications is not None:
                 supervised("listen", partial(ear.listen, notifications))
             async with trio.open_nursery() as jobs:
@@ -250,7 +262,11 @@ class Worker:
                     jobs.start_soon(runner.run, running)
 
                 with intake:
-                    await self._supervisor.run("fetch", partial(fetcher.fetch, hand_over))
+                    async with trio.open_nursery() as intakes:
+                        intakes.start_soon(self._supervisor.run, "periodic", periodic.defer)
+                        await self._supervisor.run("fetch", partial(fetcher.fetch, hand_over))
+                # Not before: a claim that is still being cancelled could come after the release.
+                supervised("give back", fetcher.give_back)
             # A job keeps its place until its row is written: leaving the services would lose it.
             await self._running.wait_none()
             services.cancel_scope.cancel(reason="every job has ended and every row is written")
@@ -263,6 +279,12 @@ class Worker:
         self._running.give_back_unstarted()
         await self._shutdown.wait_aborting()
         self._running.abort_all(AbortReason.SHUTDOWN)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _keep_writing(self, completer: Completer) -> None:
+        """The one service that goes on after an error: jobs keep their places until it has written."""
+        while True:
+            await self._supervisor.run("complete", completer.write)
 
     async def _report(self) -> None:
         """While it drains, say every few seconds what it waits for; a service."""
@@ -279,6 +301,12 @@ class Worker:
             task_middleware=tuple(self.options.task_middleware),
             worker_middleware=tuple(self.options.worker_middleware),
         )
+
+    @property
+    def _exit_process(self) -> Callable[[int], None] | None:
+        if not self.options.exit_on_third_signal:
+            return None
+        return lambda status: self._lease.exit_process(status) if self._lease else os._exit(status)
 
     def _changed(self, change: Change) -> None:
         if change.before is Stage.STARTING and change.after is Stage.STOPPED:

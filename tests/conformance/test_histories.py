@@ -57,6 +57,8 @@ class Script:
             (1, lambda: store.UnregisterWorker(self._worker())),
             (1, lambda: store.UpdateHeartbeat(self._worker())),
             (1, lambda: store.PruneStalledWorkers(1e6)),
+            (2, self._adopt),
+            (2, lambda: store.AdoptOrphans(self._worker(), 1e6, self._random.randint(0, 3))),
             (1, lambda: store.HasEligibleJob(self._queues())),
             (1, lambda: store.ListJobsToAbort(self._worker())),
             (1, store.ListStalledJobs),
@@ -114,6 +116,11 @@ class Script:
     def _fetch(self) -> store.FetchJobs:
         return store.FetchJobs(self._worker(), self._queues(), self._random.randint(0, 4))
 
+    def _adopt(self) -> store.AdoptJobs:
+        job_ids = dict.fromkeys(self._some_jobs())
+        runs = [(job_id, self._random.choice([0, 0, 1])) for job_id in job_ids]
+        return store.AdoptJobs(self._worker(), self._worker(), runs)
+
     def _finish(self) -> store.FinishJobs:
         job_ids = dict.fromkeys(self._some_jobs())
         return store.FinishJobs(self._worker(), [self._completion(job_id) for job_id in job_ids])
@@ -135,7 +142,7 @@ class Script:
             retry=retry,
             if_abort_requested=self._random.choice([Status.ABORTED, Status.FAILED]),
             delete=status is not Status.TODO and self._chance(),
-            reason=self._maybe("shutdown"),
+            reason=self._maybe("shutdown", store.WORKER_DIED),
         )
 
     def _cancel(self) -> store.CancelJob:

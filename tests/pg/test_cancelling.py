@@ -77,9 +77,9 @@ async def test_in_a_cancelled_scope_nothing_is_sent(connection: TrioConnection) 
     operations: list[Callable[[], Awaitable[Any]]] = [
         lambda: connection.execute("INSERT INTO t VALUES (1)"),
         lambda: connection.cursor().executemany("INSERT INTO t VALUES (%s)", [(1,)]),
-        lambda: connection.commit(),
-        lambda: connection.wait_notifies(),
-        lambda: connection.cancel_safe(),
+        connection.commit,
+        connection.wait_notifies,
+        connection.cancel_safe,
         transact,
         pipe,
     ]
@@ -245,7 +245,7 @@ async def test_a_cancel_that_waits_for_the_lock_sends_nothing(
 ) -> None:
     await admin.execute("SELECT pg_advisory_lock(1)")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.execute, "SELECT pg_advisory_lock(1)")
+        nursery.start_soon(fetch_value, connection, "SELECT pg_advisory_lock(1)")
         await wait_until_running(admin, connection.info.backend_pid)
         with trio.move_on_after(0.01) as scope:
             await connection.execute("SELECT 1")
@@ -312,8 +312,9 @@ async def test_without_autocommit_a_cancel_leaves_the_rollback_to_the_caller(
 async def test_leaving_the_connections_block_cancelled_rolls_back_and_closes(
     database: str, admin: TrioConnection
 ) -> None:
+    connection = await TrioConnection.connect(database, autocommit=False)
     with trio.CancelScope() as scope:
-        async with await TrioConnection.connect(database, autocommit=False) as connection:
+        async with connection:
             await connection.execute("CREATE TABLE never (i int)")
             scope.cancel()
             await trio.sleep_forever()
@@ -326,8 +327,9 @@ async def test_leaving_the_connections_block_cancelled_rolls_back_and_closes(
 async def test_leaving_the_connections_block_closes_it_when_the_commit_is_cancelled(
     database: str, admin: TrioConnection
 ) -> None:
+    connection = await TrioConnection.connect(database, autocommit=False)
     with trio.CancelScope() as scope:
-        async with await TrioConnection.connect(database, autocommit=False) as connection:
+        async with connection:
             await connection.execute("CREATE TABLE never (i int)")
             scope.cancel()
     assert scope.cancelled_caught
@@ -468,10 +470,10 @@ async def test_a_cancel_at_any_step_of_connecting_leaves_no_connection(
     database: str, admin: TrioConnection, *, resuming: bool
 ) -> None:
     for step in STEPS:
-        connection = None
+        connected: list[TrioConnection] = []
         with cancelled_at(step, resuming=resuming):
-            connection = await TrioConnection.connect(database, application_name="cancelled")
-        if connection is not None:
+            connected.append(await TrioConnection.connect(database, application_name="cancelled"))
+        for connection in connected:
             await connection.close()
         pids = await fetch_value(
             admin,

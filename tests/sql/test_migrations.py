@@ -95,6 +95,18 @@ def test_one_that_stopped_half_way_goes_on(stock: Connection, done: int, times: 
     assert state(stock).kind is SchemaKind.CURRENT
 
 
+def test_a_database_without_the_leases_gets_them(connection: Connection) -> None:
+    """One that an older version of ours made."""
+    leases = NAMES[-1]
+    for function in ("trio_queue_adopt_jobs_v1", "trio_queue_adopt_orphans_v1"):
+        connection.execute(f"DROP FUNCTION {function}".encode())
+    connection.execute("DELETE FROM trio_queue_migrations WHERE name = %s", [leases])
+    connection.execute(f"COMMENT ON TABLE trio_queue_migrations IS '{NAMES[-2]}'".encode())
+    assert state(connection).kind is SchemaKind.INCOMPLETE
+    assert schema.apply(connection) == (leases,)
+    assert state(connection).kind is SchemaKind.CURRENT
+
+
 def test_an_index_that_was_interrupted_is_built_again(stock: Connection) -> None:
     stock.execute("CREATE INDEX trio_queue_due_idx ON procrastinate_jobs (id)")
     stock.execute(
@@ -117,8 +129,10 @@ def test_an_index_that_was_interrupted_is_built_again(stock: Connection) -> None
             "trio_queue_workers_deleted_v1",
         ),
         (
-            "CREATE OR REPLACE TRIGGER trio_queue_events_job_exists_v1 AFTER INSERT ON procrastinate_events"
-            " FOR EACH ROW EXECUTE FUNCTION procrastinate_trigger_function_scheduled_events_v1()",
+            (
+                "CREATE OR REPLACE TRIGGER trio_queue_events_job_exists_v1 AFTER INSERT ON procrastinate_events"
+                " FOR EACH ROW EXECUTE FUNCTION procrastinate_trigger_function_scheduled_events_v1()"
+            ),
             "trio_queue_events_job_exists_v1",
         ),
         (

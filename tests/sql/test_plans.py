@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,7 +48,7 @@ def table(request: pytest.FixtureRequest, connection: Connection) -> str:
 
 
 @contextmanager
-def plans(connection: Connection) -> Iterator[list[dict[str, Any]]]:
+def plans(connection: Connection) -> Generator[list[dict[str, Any]]]:
     """The plans of all that runs in the block, inside of functions too."""
     found: list[dict[str, Any]] = []
 
@@ -97,12 +97,13 @@ def scans(found: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
 
 def rows_read(found: list[dict[str, Any]]) -> float:
     """How many rows of jobs the largest scan has looked at."""
-    return max(
+    found_rows: list[float] = [
         (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
         for told in found
         for node in nodes(told["Plan"])
         if node.get("Relation Name") == "procrastinate_jobs"
-    )
+    ]
+    return max(found_rows)
 
 
 def assert_no_walk(found: list[dict[str, Any]]) -> None:
@@ -254,3 +255,39 @@ def test_planned_on_an_empty_table_everything_stays_flat_when_it_fills(
         everything()
     assert_no_walk(found)
     assert rows_read(found) < 1000
+
+
+@pytest.mark.usefixtures("table")
+def test_asking_for_orphans_reads_no_job_but_those_that_are_noted(connection: Connection) -> None:
+    worker, dead, back = [register(connection) for _ in range(3)]
+    parameters = {"worker_id": worker, "stalled_after": 30.0, "limit": 20}
+    with plans(connection) as found:
+        assert rows(connection, query("adopt_orphans"), parameters) == []
+    assert not {scan for scan in scans(found) if scan[0] == "Seq Scan"}
+    assert not {scan for scan in scans(found) if scan[1] == "procrastinate_jobs"}
+    ids = fetch(connection, dead, 50)
+    value(connection, query("unregister_worker"), {"worker_id": dead})
+    lost = {"worker_id": back, "lost_id": dead, "job_ids": ids[:20], "attempts": [0] * 20}
+    with plans(connection) as found:
+        assert len(rows(connection, query("adopt_orphans"), parameters)) == 20
+        rows(connection, query("adopt_jobs"), lost)
+    assert_no_walk(found)
+    assert rows_read(found) <= 50
+    used = {index for _, relation, index in scans(found) if relation == "procrastinate_jobs"}
+    # A bitmap's heap scan names no index.
+    assert used - {""} == {"procrastinate_jobs_pkey"}
+
+
+def test_planned_where_nobody_died_a_rescue_stays_flat(connection: Connection) -> None:
+    worker, dead = register(connection), register(connection)
+    parameters = {"worker_id": worker, "stalled_after": 30.0, "limit": 20}
+    connection.execute("ANALYZE")
+    for _ in range(8):
+        rows(connection, query("adopt_orphans"), parameters)
+    connection.execute(TABLES["waiting"].encode(), {"n": 2000})
+    fetch(connection, dead, 1000)
+    value(connection, query("unregister_worker"), {"worker_id": dead})
+    with plans(connection) as found:
+        assert len(rows(connection, query("adopt_orphans"), parameters)) == 20
+    assert not {scan for scan in scans(found) if scan[0] == "Seq Scan"}
+    assert rows_read(found) <= 50

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import datetime
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import procrastinate
-import procrastinate.jobs
 import pytest
 from procrastinate import exceptions
 
-from tests.sql.table import Connection, column, connect, rows, value
+from tests.sql.table import Connection, column, connect, fetch, register, rows, value
 from trio_queue import schema
+from trio_queue._storage.queries import query
 
 
 class Tasks:
@@ -52,7 +53,7 @@ class Tasks:
         await self.app.run_worker_async(**given)
 
     @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
+    async def working(self) -> AsyncGenerator[None]:
         """Run a worker beside the block."""
         worker = asyncio.create_task(
             self.work(wait=True, listen_notify=True, fetch_job_polling_interval=0.05, concurrency=5)
@@ -67,7 +68,7 @@ class Tasks:
         return (await self.app.job_manager.get_job_status_async(job_id=job_id)).value
 
     async def wait_status(self, job_id: int, status: str) -> None:
-        while await self.status(job_id) != status:
+        while await self.status(job_id) != status:  # noqa: ASYNC110  # for a row
             await asyncio.sleep(0)
 
 
@@ -127,7 +128,7 @@ def test_it_retries_fails_and_retries_by_hand(conninfo: str) -> None:
         await tasks.work()
         assert (await tasks.status(flaky), await tasks.status(failing)) == ("succeeded", "failed")
         await tasks.app.job_manager.retry_job_by_id_async(
-            failing, retry_at=procrastinate.utils.utcnow()
+            failing, retry_at=datetime.datetime.now(tz=datetime.UTC)
         )
         assert await tasks.status(failing) == "todo"
 
@@ -153,12 +154,12 @@ def test_its_worker_hears_of_new_jobs_and_deletes_what_it_is_told_to(conninfo: s
         options = {"wait": True, "fetch_job_polling_interval": 3600, "delete_jobs": "always"}
         worker = asyncio.create_task(tasks.work(**options))
         with connect(conninfo) as connection:
-            while not value(
+            while not value(  # noqa: ASYNC110  # for a row
                 connection, "SELECT count(*) FROM pg_stat_activity WHERE query ^@ 'LISTEN'"
             ):
                 await asyncio.sleep(0)
             await tasks.note.defer_async(number=1)
-            while not tasks.done or value(connection, "SELECT count(*) FROM procrastinate_jobs"):
+            while not tasks.done or value(connection, "SELECT count(*) FROM procrastinate_jobs"):  # noqa: ASYNC110  # for a row
                 await asyncio.sleep(0)
             assert rows(connection, "SELECT * FROM procrastinate_events") == []
         worker.cancel()
@@ -183,6 +184,28 @@ def test_its_workers_beat_and_are_found_stalled(conninfo: str) -> None:
         assert [found.id for found in await manager.get_stalled_jobs()] == [job.id]
         assert list(await manager.prune_stalled_workers(30)) == [worker]
         assert [found.worker_id for found in await manager.list_jobs_async()] == [None]
+
+    play(conninfo, scene)
+
+
+def test_its_pruning_of_a_worker_of_ours_leaves_the_jobs_to_our_rescue(conninfo: str) -> None:
+    async def scene(tasks: Tasks) -> None:
+        job_id = await tasks.endless.defer_async()
+        with connect(conninfo) as connection:
+            dead, rescuer = register(connection), register(connection)
+            assert fetch(connection, dead) == [job_id]
+            connection.execute(
+                "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 hour' WHERE id = %s",
+                [dead],
+            )
+            assert list(await tasks.app.job_manager.prune_stalled_workers(30)) == [dead]
+            noted = rows(connection, "SELECT job_id, attempts, worker_id FROM trio_queue_orphans")
+            assert noted == [(job_id, 0, dead)]
+            parameters = {"worker_id": rescuer, "stalled_after": 30.0, "limit": 1}
+            [found] = rows(connection, query("adopt_orphans"), parameters)
+            assert (found[0], found[-1]) == (job_id, 1)
+            # In the eyes of its client it is a running job like any other.
+            assert list(await tasks.app.job_manager.get_stalled_jobs()) == []
 
     play(conninfo, scene)
 
@@ -233,7 +256,7 @@ def test_it_goes_on_working_while_its_database_is_taken_over(
                 number += 1
             await migrating
             await tasks.note.configure(priority=-1).defer_async(number=number)
-            while len(tasks.done) <= number:
+            while len(tasks.done) <= number:  # noqa: ASYNC110  # for a row
                 await asyncio.sleep(0)
         assert sorted(tasks.done) == list(range(number + 1))
         found = rows(

@@ -15,7 +15,7 @@ from tests.conformance.conftest import registration
 from trio_queue.exceptions import AlreadyEnqueued
 from trio_queue.jobs import Job
 from trio_queue.store import DeferJobs, FetchJobs, JobInserted, ListJobs, UpdateHeartbeat
-from trio_queue.testing import InMemoryConnector, InMemoryDatabase
+from trio_queue.testing import FaultyStore, InMemoryConnector, InMemoryDatabase, InMemoryJobStore
 
 HOUR = datetime.timedelta(hours=1)
 
@@ -181,3 +181,29 @@ def test_a_failing_verb_undoes_all_that_it_did() -> None:
     with pytest.raises(AlreadyEnqueued):
         connector.run(DeferJobs([Job(task_name="u"), Job(task_name="t", queueing_lock="q")]))
     assert (connector.jobs, connector.events) == before
+
+
+async def test_a_heartbeat_ends_the_process_without_its_row() -> None:
+    database = InMemoryDatabase()
+    ended: list[int] = []
+    database.end_process = ended.append
+    store = InMemoryJobStore(database)
+    worker_id = await store.run(registration())
+    [job_id] = await store.run(DeferJobs([Job(task_name="t")]))
+    await store.run(FetchJobs(worker_id, None, 1))
+    async with FaultyStore(store).keep_alive(worker_id, 10) as heartbeat:
+        heartbeat.exit_process(130)
+    assert ended == [130]
+    assert [orphan.job_id for orphan in database.tables.orphans] == [job_id]
+
+
+async def test_a_process_ends_although_its_row_cannot_be_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    database = InMemoryDatabase()
+    ended: list[int] = []
+    database.end_process = ended.append
+    monkeypatch.setattr(database, "tables", None)
+    async with InMemoryJobStore(database).keep_alive(1, 10) as heartbeat:
+        heartbeat.exit_process(143)
+    assert ended == [143]

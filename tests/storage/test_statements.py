@@ -34,6 +34,8 @@ VERBS: list[Verb[Any]] = [
     store.FinishJobs(1, [Completion(job_id=1, attempts=0, status=Status.FAILED)]),
     store.ReleaseJobs(1, {1}),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a set will do
     store.ListJobsToAbort(1),
+    store.AdoptJobs(1, 2, [(3, 0)]),
+    store.AdoptOrphans(1, 30, 10),
     store.ListJobs(),
     store.ListQueues(),
     store.ListTasks(),

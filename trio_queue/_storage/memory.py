@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -26,6 +27,7 @@ from trio_queue.store import (
     JobInserted,
     Notification,
     Notifications,
+    UnregisterWorker,
     UpdateHeartbeat,
     Verb,
 )
@@ -50,6 +52,8 @@ class InMemoryDatabase:
         loads: Loads | None = None,
     ) -> None:
         self.clock = clock or MemoryClock()
+        #: What ends the process for a heartbeat; a test puts something milder here.
+        self.end_process: Callable[[int], object] = os._exit
         self._dumps, self._loads = dumps, loads
         self._lock = threading.RLock()
         self._listeners: list[_Listener] = []
@@ -143,6 +147,8 @@ class _Lease:
         self._interval = interval
         self._lost = trio.Event()
 
+    # Ctrl-C is for the program's main task, and no reason for a heartbeat to end.
+    @trio.lowlevel.enable_ki_protection
     async def beat(self) -> None:
         """Renew the lease without end."""
         while True:
@@ -157,7 +163,16 @@ class _Lease:
     def renew(self, worker_id: int) -> None:
         """See Heartbeat."""
         self._worker_id = worker_id
-        self._lost = trio.Event()
+        if self._lost.is_set():  # else who waits already goes on waiting for this one
+            self._lost = trio.Event()
+
+    def exit_process(self, status: int) -> None:
+        """See Heartbeat."""
+        # The lock is reentrant, and its holder never waits for anything. A verb that the signal
+        # interrupted half-way may make this one fail; then there is nothing left to rescue from.
+        with contextlib.suppress(Exception):
+            self._database.run(UnregisterWorker(self._worker_id))
+        self._database.end_process(status)
 
 
 class InMemoryJobStore:

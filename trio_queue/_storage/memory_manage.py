@@ -10,14 +10,14 @@ from typing import Any, Literal
 from trio_queue import store
 from trio_queue._storage.encoding import check_end_status, check_priority, check_queue, check_text
 from trio_queue._storage.memory_answers import answer
+from trio_queue._storage.memory_leases import LEASES
 from trio_queue._storage.memory_tables import Tables, to_job
-from trio_queue._storage.memory_work import WORKING
 from trio_queue._storage.rows import JobRow
 from trio_queue.exceptions import JobNotFound
 from trio_queue.jobs import Event, GroupCount, Job, Status, WorkerInfo
 
-#: With the verbs of working, which its import registers: every verb there is.
-ANSWER = WORKING
+#: With the verbs of working and of leases, which its import registers: every verb there is.
+ANSWER = LEASES
 
 
 @answer.register

@@ -225,6 +225,13 @@ class Tables:
             Orphan(job_id=row["id"], attempts=row["attempts"], worker_id=worker_id),
         )
 
+    def forget_orphan(self, job_id: int, attempts: int) -> None:
+        """Delete the note that this run of a job lost its worker, where there is one."""
+        run = (job_id, attempts)
+        self._set_orphans(
+            *(known for known in self.orphans if (known.job_id, known.attempts) != run)
+        )
+
     def _set_orphans(self, *orphans: Orphan) -> None:
         before = self.orphans
         self.orphans = [*orphans]

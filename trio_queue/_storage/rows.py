@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from trio_queue.jobs import Event, GroupCount, Job, Status, WorkerInfo
-from trio_queue.store import Finished
+from trio_queue.store import Finished, Orphan
 from trio_queue.types import JSONDict
 
 
@@ -48,6 +48,11 @@ def job_from_row(row: Sequence[Any]) -> Job:
         abort_requested=row[10],
         worker_id=row[11],
     )
+
+
+def orphan_from_row(row: Sequence[Any]) -> Orphan:
+    """An orphan from the columns of its job, in the order of JOB_COLUMNS, and: deaths."""
+    return Orphan(job_from_row(row), row[12])
 
 
 def event_from_row(row: Sequence[Any]) -> Event:

@@ -124,6 +124,16 @@ def _finish_jobs(verb: store.FinishJobs, dumps: Dumps | None) -> dict[str, Any]:
     }
 
 
+@parameters_of.register
+def _adopt_jobs(verb: store.AdoptJobs, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
+    return {
+        "worker_id": verb.worker_id,
+        "lost_id": verb.lost_id,
+        "job_ids": [job_id for job_id, _ in verb.jobs],
+        "attempts": [attempts for _, attempts in verb.jobs],
+    }
+
+
 def _retry_at(completion: Completion) -> Any:
     retry = completion.retry
     if retry is None or retry.delay is not None:
@@ -243,6 +253,8 @@ _READERS: Final[dict[type[Verb[Any]], Reader]] = {
     store.NextScheduledIn: _value,
     store.ReleaseJobs: _each(rows.finished_from_row),
     store.ListJobsToAbort: _values,
+    store.AdoptJobs: _values,
+    store.AdoptOrphans: _each(rows.orphan_from_row),
     store.ListJobs: _each(rows.job_from_row),
     store.ListQueues: _each(rows.group_count_from_row),
     store.ListTasks: _each(rows.group_count_from_row),

@@ -79,9 +79,11 @@ class Caller:
             # No checkpoint from here to the thread's start that a cancel could be delivered at.
             self._begin(running, in_thread=True)
             try:
-                return await trio.to_thread.run_sync(body, limiter=_UNLIMITED)
+                # In a box: Trio refuses a bare awaitable as the result of a thread.
+                [result] = await trio.to_thread.run_sync(lambda: [body()], limiter=_UNLIMITED)
             finally:
                 running.thread_ended()
+            return result
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

@@ -18,6 +18,15 @@ SELECT procrastinate_unregister_worker_v1(%(worker_id)s::bigint)::text AS nothin
 SELECT worker_id FROM procrastinate_prune_stalled_workers_v1(%(seconds_since_heartbeat)s::double precision)
  ORDER BY worker_id;
 
+-- name: adopt_jobs
+SELECT unnest(trio_queue_adopt_jobs_v1(
+    %(worker_id)s::bigint, %(lost_id)s::bigint, %(job_ids)s::bigint[], %(attempts)s::int[])) AS id;
+
+-- name: adopt_orphans
+SELECT (job).id, (job).queue_name, (job).task_name, (job).priority, (job).lock, (job).queueing_lock, (job).args, (job).status::text AS status, (job).scheduled_at, (job).attempts, (job).abort_requested, (job).worker_id,
+       deaths
+  FROM trio_queue_adopt_orphans_v1(%(worker_id)s::bigint, %(stalled_after)s::double precision, %(limit)s::int);
+
 -- name: list_workers
 SELECT p.id, p.last_heartbeat, w.name, w.host, w.pid, w.version, w.queues, w.concurrency, w.stage, w.since,
        (SELECT count(*) FROM procrastinate_jobs j WHERE j.worker_id = p.id AND j.status = 'doing') AS running
