@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from tests.waiting import wait_for_unlock
+from tests.waiting import wait_for_unlock, wait_until
 from trio_queue._cli.demo import example_code
-from trio_queue.embedded.locks import SUPERVISOR_LOCK
+from trio_queue.embedded.locks import SUPERVISOR_LOCK, USERS_LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +136,21 @@ def test_on_a_terminal_it_moves_and_ctrl_c_shows_the_drain(
     assert json.loads(run("workers", "--json").stdout or "null") is None
 
 
+def test_a_second_ctrl_c_aborts(
+    start: Callable[..., Process], run: Callable[..., Result], on_queue: str
+) -> None:
+    demo = start("demo", terminal=True)
+    demo.wait_said("Starting job demo:report")
+    demo.send(signal.SIGINT)
+    demo.wait_said("Draining: ")
+    demo.send(signal.SIGINT)
+    assert demo.wait_end() == 0, demo.said
+    assert "Aborting: " in demo.said
+    statuses = {job["status"] for job in jobs_of(run, on_queue)}
+    assert "aborted" in statuses
+    assert "doing" not in statuses
+
+
 def test_another_demo_on_the_same_database_is_refused(
     start: Callable[..., Process], run: Callable[..., Result], on_queue: str
 ) -> None:
@@ -189,6 +204,17 @@ def test_the_embedded_server_is_gone_however_the_demo_ends(
         if str(server_directory).encode() in read_cmdline(path)
     ]
     assert not left
+
+
+def test_ctrl_c_while_the_embedded_server_starts(
+    start_python: Callable[..., Process], server_directory: Path
+) -> None:
+    demo = start_python("-c", EMBEDDED_AT, str(server_directory), "demo")
+    wait_until((server_directory / USERS_LOCK).exists, "the directory")
+    demo.send(signal.SIGINT)
+    assert demo.wait_end() == 130, demo.said
+    assert demo.said == "Interrupted.\n"
+    wait_for_unlock(server_directory / SUPERVISOR_LOCK)
 
 
 def read_cmdline(path: Path) -> bytes:

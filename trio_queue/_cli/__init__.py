@@ -12,7 +12,7 @@ from trio_queue._cli.group import EXIT_CODES, CommandGroup
 from trio_queue._cli.options import option
 from trio_queue._cli.session import Session
 
-__all__ = ["main"]
+__all__ = ["MODULES", "cli", "main"]
 
 _COMMANDS = "trio_queue._cli.commands"
 

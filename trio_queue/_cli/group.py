@@ -6,7 +6,7 @@ import difflib
 import importlib
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -88,12 +88,14 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except click.NoSuchOption as error:
             raise self._explained(error, ctx) from error
-        except KeyboardInterrupt:
-            click.echo("Interrupted.", err=True)
-            raise click.exceptions.Exit(INTERRUPTED) from None
         except TrioQueueException as error:
             logger.debug("What went wrong, in full:", exc_info=error)
             raise click.ClickException(str(error)) from error
+        except BaseException as error:
+            if not _is_interrupt(error):
+                raise
+            click.echo("Interrupted.", err=True)
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
     def _explained(self, error: click.NoSuchOption, ctx: click.Context) -> click.UsageError:
         """An option of the group that stands after the command is not unknown, only misplaced."""
@@ -107,3 +109,11 @@ class CommandGroup(click.Group):
                 error.ctx,
             )
         return error
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Whether it is Ctrl-C and nothing else; between the blocks of a loop it may come in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(map(_is_interrupt, group.exceptions))
+    return isinstance(error, KeyboardInterrupt)
