@@ -17,6 +17,7 @@ import attrs
 import procrastinate
 import psycopg
 import trio
+from psycopg import sql
 
 import trio_queue
 from tests.fix_postgres import apply_schema
@@ -52,7 +53,7 @@ class Bench:
         """A fresh database with our schema or with Procrastinate's own."""
         name = f"bench_{next(self._numbers)}"
         with psycopg.connect(self.server.conninfo(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         conninfo = self.server.conninfo(name)
         if ours:
             apply_schema(conninfo)

@@ -89,7 +89,7 @@ def test_asked_once_it_drains() -> None:
             ended = as_guest(worker.run)
             await application.began.wait()
             ask(worker)
-            while worker.stage is not Stage.DRAINING:
+            while worker.stage is not Stage.DRAINING:  # noqa: ASYNC110 - not an asyncio.Event
                 await asyncio.sleep(0)
             assert not ended.done()
             application.end.set()
