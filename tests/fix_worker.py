@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,12 @@ import pytest
 import trio
 
 from trio_queue import App
+from trio_queue.store import AdoptOrphans, CancelJob, JobStore, RegisterWorker, UnregisterWorker
 from trio_queue.testing import FaultyStore, InMemoryConnector, InMemoryJobStore
-from trio_queue.worker import Worker
+from trio_queue.worker import Stage, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
-
-    from trio_queue.store import CancelJob, JobStore
 
 
 class FaultyConnector(InMemoryConnector):
@@ -46,7 +45,7 @@ class FaultyConnector(InMemoryConnector):
         return self._faulty_store()
 
     @contextlib.asynccontextmanager
-    async def _faulty_store(self) -> AsyncIterator[JobStore]:
+    async def _faulty_store(self) -> AsyncGenerator[JobStore]:
         if self.open_error is not None:
             raise self.open_error
         async with super().open_store():
@@ -75,6 +74,11 @@ class FaultyConnector(InMemoryConnector):
         """What happened to a job, in order."""
         return [event.type for event in self.events[job_id]]
 
+    @property
+    def is_listened_to(self) -> bool:
+        """Whether a worker hears what happens here."""
+        return bool(self.database._listeners)  # pyright: ignore[reportPrivateUsage]  # nothing else tells
+
     def has_orphan(self) -> bool:
         """Whether a row is `doing` under no worker that has a row."""
         workers = self.database.tables.workers
@@ -89,9 +93,9 @@ class FaultyConnector(InMemoryConnector):
 
 
 @contextlib.asynccontextmanager
-async def working(app: App, **options: Any) -> AsyncIterator[Worker]:
+async def working(app: App, **options: Any) -> AsyncGenerator[Worker]:
     """A worker that runs while the block lasts, and then drains; aborts where the block raised."""
-    options = {"install_signal_handlers": False, **options}
+    options.setdefault("install_signal_handlers", False)
     worker = Worker(app, **options)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
@@ -105,13 +109,19 @@ async def working(app: App, **options: Any) -> AsyncIterator[Worker]:
 
 async def work(app: App, **options: Any) -> Worker:
     """Run a worker until no job is left."""
-    worker = Worker(app, **{"install_signal_handlers": False, "wait": False, **options})
+    options.setdefault("install_signal_handlers", False)
+    worker = Worker(app, wait=False, **options)
     await worker.run()
     return worker
 
 
+def stage_of(worker: Worker) -> Stage:
+    """Its stage, as a call: a type checker takes a property's value for lasting."""
+    return worker.stage
+
+
 @contextlib.asynccontextmanager
-async def ran(worker: Worker) -> AsyncIterator[list[BaseException | None]]:
+async def ran(worker: Worker) -> AsyncGenerator[list[BaseException | None]]:
     """Run a worker beside the block; the list tells, after the block, what `run()` raised."""
     told: list[BaseException | None] = []
 
@@ -162,6 +172,26 @@ class ThreadGate:
         assert entered, "no job has come here"
 
 
+def rescue_elsewhere(connector: FaultyConnector) -> None:
+    """What another worker does that takes every worker for dead, and their jobs over."""
+    database = connector.database
+    dead = list(database.tables.workers)
+    another = database.run(
+        RegisterWorker(
+            worker_name="another",
+            host="elsewhere",
+            pid=1,
+            version="0",
+            queues=["another"],
+            concurrency=1,
+            stage="running",
+        )
+    )
+    for worker_id in dead:
+        database.run(UnregisterWorker(worker_id))
+    database.run(AdoptOrphans(another, 30.0, 100))
+
+
 @pytest.fixture
 def gate() -> Iterator[ThreadGate]:
     """A gate for sync jobs, open by the end of the test whatever happens."""
@@ -210,7 +240,7 @@ async def outcome_of(awaitable: Awaitable[object]) -> BaseException | None:
     """What awaiting this raises, if anything."""
     try:
         await awaitable
-    except BaseException as error:  # noqa: BLE001 - it is what the test wants to know
+    except BaseException as error:
         if isinstance(error, trio.Cancelled):
             raise
         return error

@@ -24,8 +24,9 @@ from trio_queue.jobs import AbortReason, DeleteJobCondition, Job, Status
 from trio_queue.retry import BaseRetryStrategy, RetryDecision, RetryStrategy
 
 RETRY, REQUEUE, ABORT = InterruptedJobs.RETRY, InterruptedJobs.REQUEUE, InterruptedJobs.ABORT
-NOT_ABORTED, SHUTDOWN, USER, LOST = None, *(
-    AbortReason[name] for name in ("SHUTDOWN", "USER_REQUEST", "LEASE_LOST")
+NOT_ABORTED, SHUTDOWN, USER, LOST = (
+    None,
+    *(AbortReason[name] for name in ("SHUTDOWN", "USER_REQUEST", "LEASE_LOST")),
 )
 JOB = Job(id=7, task_name="task", attempts=2)
 
@@ -91,7 +92,7 @@ def summary(completion: Completion | None) -> str | None:
     assert (completion.job_id, completion.attempts) == (7, 2), "the fence"
     if completion.status is not Status.TODO:
         assert completion.retry is None
-        return completion.status.value
+        return str(completion.status.value)
     return "requeued" if completion.retry is None else "retried"
 
 
@@ -99,11 +100,11 @@ def summary(completion: Completion | None) -> str | None:
 @pytest.mark.parametrize("strategy", [None, RetryStrategy()])
 @pytest.mark.parametrize("reason", [NOT_ABORTED, SHUTDOWN, USER])
 def test_what_returns_has_succeeded_whatever_it_was_asked(
-    reason: AbortReason | None, strategy: BaseRetryStrategy | None, interrupted_jobs: InterruptedJobs
+    reason: AbortReason | None,
+    strategy: BaseRetryStrategy | None,
+    interrupted_jobs: InterruptedJobs,
 ) -> None:
-    completion = written(
-        Returned(1), reason, strategy=strategy, interrupted_jobs=interrupted_jobs
-    )
+    completion = written(Returned(1), reason, strategy=strategy, interrupted_jobs=interrupted_jobs)
     assert summary(completion) == "succeeded"
 
 
@@ -115,7 +116,11 @@ INTERRUPTED: list[tuple[AbortReason | None, InterruptedJobs, bool, str]] = [
     (SHUTDOWN, REQUEUE, True, "requeued"),
     (SHUTDOWN, ABORT, False, "aborted"),
     (SHUTDOWN, ABORT, True, "aborted"),
-    *((USER, policy, retries, "aborted") for policy in InterruptedJobs for retries in (False, True)),
+    *(
+        (USER, policy, retries, "aborted")
+        for policy in InterruptedJobs
+        for retries in (False, True)
+    ),
     *(
         (NOT_ABORTED, policy, retries, "aborted")
         for policy in InterruptedJobs

@@ -224,8 +224,8 @@ def _retry_decision(
 ) -> RetryDecision | None:
     if strategy is None:
         return None
-    decision: object = strategy.get_retry_decision(exception=error, job=job)
-    if decision is None or isinstance(decision, RetryDecision):
+    decision = strategy.get_retry_decision(exception=error, job=job)
+    if decision is None or isinstance(decision, RetryDecision):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's strategy may return anything
         return decision
     raise TypeError(
         f"{type(strategy).__name__}.get_retry_decision() returned {decision!r}: "

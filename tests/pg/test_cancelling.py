@@ -19,6 +19,7 @@ from tests.pg.helpers import (
     wait_until_running,
 )
 from trio_queue._pg import TrioConnection, cancelling
+from trio_queue._pg.waiting import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.fix_proxy import Proxy
 
-STEPS = range(1, 16)
+STEPS = range(1, 20)
 
 
 @pytest.fixture(params=["libpq 17", "older libpq"])
@@ -282,6 +283,18 @@ async def test_a_transaction_cancelled_outside_of_a_statement_is_rolled_back(
     assert await fetch_value(connection, "SELECT count(*) FROM t") == 0
 
 
+async def test_clean_up_is_not_itself_cancelled(proxy: Proxy, database: str) -> None:
+    connection = await TrioConnection.connect(proxy.conninfo(database))
+    with trio.CancelScope() as scope:
+        async with connection.transaction():
+            await connection.execute("SELECT 1")
+            scope.cancel()
+            await trio.sleep_forever()
+    await assert_usable(connection)
+    await connection.close()
+    assert proxy.accepted == 1  # no request to cancel the ROLLBACK
+
+
 async def test_a_cancelled_savepoint_leaves_the_transaction_alone(
     connection: TrioConnection,
 ) -> None:
@@ -443,11 +456,24 @@ WAYS = [
 
 
 @pytest.mark.parametrize("resuming", [False, True], ids=["while waiting", "when resuming"])
+@pytest.mark.parametrize("busy", [False, True], ids=["quick", "yielding at each write"])
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_cancel_at_any_step_is_consistent(
-    connection: TrioConnection, way: Callable[[TrioConnection], Awaitable[None]], *, resuming: bool
+    connection: TrioConnection,
+    way: Callable[[TrioConnection], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    busy: bool,
+    resuming: bool,
 ) -> None:
     """Returned means written, cancelled means not; the connection stays usable, whenever."""
+    if busy:
+
+        async def always_yield(_pace: Pace) -> None:
+            await trio.lowlevel.checkpoint()
+
+        monkeypatch.setattr(Pace, "yield_if_busy", always_yield)
     await connection.execute("CREATE TABLE t (i int)")
     completed = 0
     for step in STEPS:
@@ -463,6 +489,7 @@ async def test_a_cancel_at_any_step_is_consistent(
         await connection.execute("TRUNCATE t")
         completed += returned
     assert completed
+    assert not caplog.text  # neither we nor psycopg had an error to swallow
 
 
 @pytest.mark.parametrize("resuming", [False, True], ids=["while waiting", "when resuming"])

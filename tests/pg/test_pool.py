@@ -285,6 +285,19 @@ async def test_idle_connections_are_closed_down_to_min_size(
         assert pool.statistics().discarded == {"idle": 3}
 
 
+async def test_min_size_idle_connections_are_kept_however_long(
+    database: str, mock_clock: trio.testing.MockClock
+) -> None:
+    async with Pool(database, min_size=2, max_size=4, max_idle=50) as pool:
+        async with AsyncExitStack() as stack:
+            kept = await borrow(stack, pool, 4)
+        mock_clock.jump(1000)
+        async with pool.connection() as connection:
+            assert connection in kept
+        assert pool.statistics().idle == 2
+        assert pool.statistics().discarded == {"idle": 2}
+
+
 # -- open and close -----------------------------------------------------------------------------------
 
 

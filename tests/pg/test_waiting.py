@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -14,16 +15,20 @@ from psycopg.waiting import Ready, Wait
 
 from tests.pg.helpers import terminate
 from trio_queue._pg import TrioConnection, waiting
+from trio_queue._pg.bounded import BoundedConnection
 from trio_queue._pg.waiting import (
     PSYCOPG_INTERNALS,
     ConnectionLock,
     Exchange,
     Pace,
     in_cancelled_scope,
+    is_readable_now,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+    from tests.fix_proxy import Proxy
 
 
 # -- psycopg's internals ------------------------------------------------------------------------
@@ -35,6 +40,8 @@ async def test_psycopg_still_has_what_is_relied_on(name: str, connection: TrioCo
         plain = psycopg.AsyncConnection(connection.pgconn)
         plain._pool = None  # pyright: ignore[reportPrivateUsage] - silences its ResourceWarning
         assert hasattr(plain, name.rpartition(".")[2])
+    elif name.startswith("psycopg.Connection."):
+        assert hasattr(psycopg.Connection, name.rpartition(".")[2])
     elif name.startswith("psycopg.AsyncCursor."):
         assert inspect.iscoroutinefunction(getattr(psycopg.AsyncCursor, name.rpartition(".")[2]))
     else:
@@ -50,6 +57,8 @@ def test_the_values_that_generators_speak() -> None:
 def test_wait_is_called_with_keywords_that_are_understood() -> None:
     known = set(inspect.signature(TrioConnection.wait).parameters)
     assert set(inspect.signature(psycopg.AsyncConnection.wait).parameters) <= known
+    known = set(inspect.signature(BoundedConnection.wait).parameters)
+    assert set(inspect.signature(psycopg.Connection.wait).parameters) <= known
 
 
 ITERATION = "__anext__" if hasattr(psycopg.AsyncCursor, "__anext__") else "__aiter__"  # until 3.2
@@ -200,6 +209,26 @@ async def test_a_terminated_connection_is_found_without_a_round_trip(
     assert not connection.has_hung_up()
     await terminate(admin, connection.info.backend_pid)
     assert connection.has_hung_up()
+
+
+async def test_the_servers_last_words_are_a_hang_up(
+    proxy: Proxy, database: str, admin: TrioConnection
+) -> None:
+    proxy.passes_on_the_end = False
+    async with await TrioConnection.connect(proxy.conninfo(database)) as connection:
+        assert not connection.has_hung_up()
+        await terminate(admin, connection.info.backend_pid)
+        await trio.lowlevel.wait_readable(connection.pgconn.socket)
+        assert connection.has_hung_up()
+        assert not connection.closed  # nothing but words came
+        await connection.close()
+
+
+def test_a_descriptor_that_fails_is_libpqs_to_find_out() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.close(writer)
+    assert is_readable_now(reader)
 
 
 async def test_a_notification_is_no_hang_up(

@@ -166,7 +166,8 @@ def test_waiting_for_ddl_is_not_taken_for_a_race(
     worker = register(connection)
     made = insert(connection)
     with psycopg.connect(queue_database) as other:
-        other.execute("LOCK TABLE procrastinate_jobs IN ACCESS EXCLUSIVE MODE")
+        # As CREATE INDEX does: rows can be looked at and locked, but not changed.
+        other.execute("LOCK TABLE procrastinate_jobs IN SHARE MODE")
         got: list[int] = []
         thread = threading.Thread(target=lambda: got.extend(fetch(second, worker)))
         thread.start()

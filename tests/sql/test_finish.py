@@ -407,6 +407,7 @@ def test_by_hand_and_by_procrastinates_functions_it_is_the_same(
     value(connection, "SELECT procrastinate_finish_job_v1(%s, 'failed', false)::text", [made])
     assert woken(listening) == [("other", successor), (ANY_CHANNEL, successor)]
     value(connection, "SELECT procrastinate_retry_job_v2(%s, NULL, NULL, NULL, 'x')::text", [made])
+    assert events(connection, made) == ["deferred", "started", "failed", "retried"]
     assert woken(listening) == [(ANY_CHANNEL, made), ("q", made)]
     connection.execute(
         "UPDATE procrastinate_jobs SET status = 'cancelled' WHERE id = %s", [successor]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ from tests.sql.table import (
 )
 from tests.sql.test_workers import orphans
 from trio_queue._storage.queries import query
-from trio_queue.store import WORKER_DIED
+from trio_queue.completion import WORKER_DIED
 
 
 def adopt(connection: Connection, worker: int, limit: int = 100, after: float = 30) -> list[int]:
@@ -244,11 +245,8 @@ def test_a_worker_that_comes_back_and_its_rescuers_share_its_jobs(
                 taken.append(readopt(own, me, lost, ids))
 
         together(
-            lambda start=start, taken=taken: rescue(start, taken),
-            lambda start=start, taken=taken: rescue(start, taken),
-            lambda start=start, taken=taken, me=me, lost=lost, ids=ids: come_back(
-                start, taken, me, lost, ids
-            ),
+            *[functools.partial(rescue, start, taken)] * 2,
+            functools.partial(come_back, start, taken, me, lost, ids),
         )
         assert sorted(job_id for some in taken for job_id in some) == ids
         assert orphans(connection) == []

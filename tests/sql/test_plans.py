@@ -178,8 +178,8 @@ def test_a_completion_finds_its_rows_by_their_ids(connection: Connection, kind: 
 def test_analysed_while_nothing_ran_a_completion_still_takes_the_ids(
     connection: Connection,
 ) -> None:
-    connection.execute(TABLES["waiting"].encode(), {"n": 2000})
-    connection.execute("ANALYZE procrastinate_jobs")
+    connection.execute(TABLES["waiting"].encode(), {"n": 20_000})
+    connection.execute("VACUUM ANALYZE procrastinate_jobs")
     worker = register(connection)
     ids = fetch(connection, worker, 1000)
     with plans(connection) as found:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -117,7 +116,8 @@ EXPECTED = {
 
 
 def test_every_verb_has_its_query_and_every_query_its_verb() -> None:
-    subclasses: Sequence[type[store.Verb[Any]]] = store.Verb.__subclasses__()
+    # The type parameter of a list of subclasses is nobody's.
+    subclasses: list[Any] = list(cast("Any", store.Verb).__subclasses__())
     verbs = {verb.name for verb in subclasses}
     assert set(QUERIES) == verbs == set(EXPECTED)
 

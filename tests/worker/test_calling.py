@@ -13,7 +13,10 @@ import trio.testing
 
 from tests.fix_worker import FaultyConnector, Steps, ThreadGate, wait_until, work, working
 from trio_queue import App, JobContext, Worker
+from trio_queue._worker.call import Caller
+from trio_queue._worker.running import RunningJob
 from trio_queue.exceptions import MiddlewareKindMismatch
+from trio_queue.jobs import Job
 
 Call = Callable[[], Any]
 
@@ -68,7 +71,9 @@ async def test_middleware_is_passed_from_the_workers_own_to_the_tasks(app: App, 
         worker_middleware=[order.async_("1"), order.async_("2")],
         task_middleware=[
             of_kind("3"),
-            order.sync("of the other kind") if kind == "async" else order.async_("of the other kind"),
+            order.sync("of the other kind")
+            if kind == "async"
+            else order.async_("of the other kind"),
             of_kind("4"),
         ],
     )
@@ -309,3 +314,34 @@ async def test_an_async_job_runs_while_a_sync_one_blocks_its_thread(
         await gate.wait_entered()
         await wait_until(lambda: connector.statuses == ["doing", "succeeded"])
         gate.open()
+
+
+async def test_a_job_that_is_given_back_in_the_moment_it_gets_its_thread_has_not_begun(
+    app: App,
+) -> None:
+    began: list[RunningJob] = []
+    caller = Caller(
+        worker=None,
+        began=began.append,
+        thread_limit=1,
+        task_middleware=(),
+        worker_middleware=(),
+    )
+    task = app.task(name="job")(lambda: None)
+    running = RunningJob(Job(id=1, task_name="job"), worker_id=1)
+    context = JobContext(app=app, job=running.job, start_timestamp=0)
+    threads = caller._threads  # pyright: ignore[reportPrivateUsage]  # both happen in one step
+
+    async def call() -> None:
+        with running.scope:
+            await caller.call(task, running, context)
+
+    async with trio.open_nursery() as nursery:
+        threads.acquire_on_behalf_of_nowait("another job")
+        nursery.start_soon(call)
+        await trio.testing.wait_all_tasks_blocked()
+        threads.release_on_behalf_of("another job")
+        running.give_back()
+    assert running.scope.cancelled_caught
+    assert not running.started
+    assert began == []

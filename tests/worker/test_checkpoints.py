@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.fix_worker import FaultyConnector
+from tests.fix_worker import FaultyConnector, stage_of
 from trio_queue import App, JobContext, RetryStrategy, Worker
 from trio_queue.worker import Stage
 
@@ -26,7 +26,7 @@ class Stepwise(trio.abc.Instrument):
         self._at = steps
         self._then = then
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - as Trio calls it
         self.steps += 1
         if self.steps == self._at:
             self._then()
@@ -78,23 +78,26 @@ def run_and_interrupt(
         with trio.fail_after(PATIENCE), scope:
             await worker.run()
 
-    trio.run(
-        main, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[stepwise]
-    )
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[stepwise])
     return connector, worker, stepwise.steps
+
+
+def stop_and_abort(worker: Worker, _: trio.CancelScope) -> None:
+    worker.stop()
+    worker.abort()
 
 
 INTERRUPTS: dict[str, Callable[[Worker, trio.CancelScope], object]] = {
     "stop": lambda worker, _: worker.stop(),
     "abort": lambda worker, _: worker.abort(),
     "cancel": lambda _, scope: scope.cancel(),
-    "stop and abort": lambda worker, _: (worker.stop(), worker.abort()),
+    "stop and abort": stop_and_abort,
 }
 
 
 def assert_nothing_is_lost(connector: FaultyConnector, worker: Worker, step: int) -> None:
     where = f"interrupted before step {step}"
-    assert worker.stage is Stage.STOPPED, where
+    assert stage_of(worker) is Stage.STOPPED, where
     assert "doing" not in connector.statuses, where
     assert connector.database.tables.workers == {}, where
     assert connector.database.tables.orphans == [], where

@@ -126,7 +126,7 @@ async def test_a_retry_that_the_database_refuses_is_a_failure(
     """A strategy may ask for a queue whose name no column can hold."""
 
     class Nowhere(BaseRetryStrategy):
-        def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:
+        def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:  # noqa: ARG002 - as it is called
             return RetryDecision(queue="x" * 1_000)
 
     run = connector.database.run
@@ -168,8 +168,8 @@ async def test_a_result_that_cannot_be_shown_does_not_end_the_writing(
     caplog.set_level("INFO")
 
     class UnprintableError(Exception):
-        __repr__ = Unprintable.__repr__
-        __str__ = Unprintable.__repr__
+        def __repr__(self) -> str:
+            raise ZeroDivisionError("no text for this either")
 
     @app.task(name="returns")
     def returns() -> Unprintable:
@@ -305,9 +305,15 @@ async def test_a_log_handler_that_raises_does_not_end_the_writing(
     logger = logging.getLogger("trio_queue.worker.worker")
     logger.addFilter(refuse)
     logger.setLevel(logging.INFO)
+
+    @app.task(name="long")
+    async def long() -> None:
+        await trio.sleep(3)
+
     try:
-        await defer(short_task(app), 2)
-        with trio.fail_after(5), pytest.raises(ZeroDivisionError):
+        await defer(short_task(app))
+        await defer(long)
+        with trio.fail_after(10), pytest.raises(ZeroDivisionError):
             await work(app, concurrency=2)
     finally:
         logger.removeFilter(refuse)

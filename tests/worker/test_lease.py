@@ -1,4 +1,4 @@
-"""A worker whose row is gone registers anew, and leaves what it ran to others."""
+"""A worker whose row is gone registers anew, keeps what nobody took, and lets go of the rest."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import pytest
 import trio
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, wait_until, working
+from tests.fix_worker import (
+    FaultyConnector,
+    Steps,
+    rescue_elsewhere,
+    stage_of,
+    wait_until,
+    working,
+)
 from trio_queue import App, JobContext
-from trio_queue._worker.lease import Lease
 from trio_queue.jobs import AbortReason
 from trio_queue.store import (
     FetchJobs,
-    PruneStalledWorkers,
     RegisterWorker,
     UnregisterWorker,
     UpdateHeartbeat,
@@ -52,7 +57,39 @@ async def test_a_worker_whose_row_is_gone_registers_anew_and_works_on(
     assert connector.database.tables.workers == {}
 
 
-async def test_jobs_under_the_lost_row_are_aborted_and_nothing_of_them_is_written(
+async def test_jobs_that_nobody_has_taken_run_on_under_the_new_row(
+    app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    steps = Steps()
+    await app.task(name="job")(steps.__call__).defer_async()
+    async with working(app) as worker:
+        await trio.sleep(1)
+        prune(connector)
+        await trio.sleep(11)
+        assert connector.jobs[1]["worker_id"] == worker.worker_id
+        steps.may_end.set()
+        await trio.sleep(1)
+    assert connector.statuses == ["succeeded"]
+    assert connector.event_types(1) == ["deferred", "started", "succeeded"]
+
+
+async def test_a_job_that_ends_before_its_lost_row_is_noticed_is_written_under_the_new_one(
+    app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    steps = Steps()
+    await app.task(name="job")(steps.__call__).defer_async()
+    async with working(app, update_heartbeat_interval=500, stalled_worker_timeout=1_000) as worker:
+        await trio.sleep(1)
+        before = worker.worker_id
+        prune(connector)
+        steps.may_end.set()
+        await trio.sleep(1)
+        assert connector.statuses == ["succeeded"]
+        assert worker.worker_id != before
+    assert connector.event_types(1) == ["deferred", "started", "succeeded"]
+
+
+async def test_jobs_that_another_has_taken_are_aborted_and_nothing_of_them_is_written(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:
     reasons: list[AbortReason | None] = []
@@ -65,13 +102,13 @@ async def test_jobs_under_the_lost_row_are_aborted_and_nothing_of_them_is_writte
             reasons.append(context.abort_reason())
 
     await job.defer_async()
-    async with working(app):
+    async with working(app) as worker:
         await trio.sleep(1)
-        connector.database.run(PruneStalledWorkers(0))
+        rescue_elsewhere(connector)
         await trio.sleep(11)
         assert reasons == [AbortReason.LEASE_LOST]
         assert connector.statuses == ["doing"]
-        assert connector.jobs[1]["worker_id"] is None
+        assert connector.jobs[1]["worker_id"] not in {None, worker.worker_id}
 
 
 async def test_a_lost_row_is_noticed_at_a_claim_too(
@@ -176,9 +213,9 @@ async def test_a_row_is_found_gone_while_draining_too(
     async with working(app) as worker:
         await trio.sleep(1)
         worker.stop()
-        assert worker.stage is Stage.DRAINING
+        assert stage_of(worker) is Stage.DRAINING
         await trio.sleep(1)
-        prune(connector)
+        rescue_elsewhere(connector)
     assert reasons == [AbortReason.LEASE_LOST]
 
 
@@ -221,8 +258,9 @@ async def test_renewing_what_was_renewed_already_does_nothing(
     app: App, connector: FaultyConnector
 ) -> None:
     async with working(app) as worker:
-        lease = worker._lease
-        assert isinstance(lease, Lease)
-        before = lease.worker_id
+        before = worker.worker_id
+        assert before is not None
+        lease = worker._lease  # pyright: ignore[reportPrivateUsage]  # two who notice at once cannot be had otherwise
+        assert lease is not None
         await lease.renew(before + 100)
-        assert lease.worker_id == before
+        assert worker.worker_id == before

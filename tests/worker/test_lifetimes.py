@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, work, working
+from tests.fix_worker import FaultyConnector, Steps, stage_of, work, working
 from trio_queue import App, Worker
 from trio_queue._worker.lease import Lease
 from trio_queue.exceptions import ConnectorException, LoadFromPathError, SchemaError
@@ -24,6 +24,7 @@ from trio_queue.store import (
     ReleaseJobs,
     UnregisterWorker,
     UpdateWorkerStage,
+    Verb,
 )
 from trio_queue.testing import FaultyStore
 from trio_queue.worker import Stage
@@ -37,7 +38,7 @@ def assert_nothing_is_open(connector: FaultyConnector) -> None:
     assert connector.history.count("store opened") == connector.history.count("store closed")
     assert connector.history.count("app opened") == connector.history.count("app closed")
     assert not connector.is_open()
-    assert connector.database._listeners == []
+    assert not connector.is_listened_to
 
 
 # -- while it starts ------------------------------------------------------------------------------
@@ -52,7 +53,7 @@ async def test_an_error_while_it_starts_comes_bare_and_closes_everything(
     with pytest.raises(OnPurpose):
         await worker.run()
     assert_nothing_is_open(connector)
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert connector.database.tables.workers == {}
 
 
@@ -231,7 +232,7 @@ class _BlockStore(FaultyStore):
     @contextlib.asynccontextmanager
     async def _failing(
         self, block: str, enter: Callable[[], AbstractAsyncContextManager[Any]]
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         async with enter() as inner:
             yield inner
         if block == self._connector.block:
@@ -259,18 +260,18 @@ async def test_the_heartbeat_ends_after_the_last_row_is_written_and_before_the_r
     keep_alive, run = store.keep_alive, store.run
 
     @contextlib.asynccontextmanager
-    async def kept(worker_id: int, interval: float) -> AsyncIterator[Heartbeat]:
+    async def kept(worker_id: int, interval: float) -> AsyncGenerator[Heartbeat]:
         async with keep_alive(worker_id, interval) as heartbeat:
             try:
                 yield heartbeat
             finally:
                 happened.append("heartbeat ends")
 
-    async def told(verb: object) -> object:
-        answer = await run(verb)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportUnknownVariableType]  # passed on
+    async def told(verb: Verb[Any]) -> Any:
+        answer = await run(verb)
         if isinstance(verb, (FinishJobs, UnregisterWorker)):
             happened.append(verb.name)
-        return answer  # pyright: ignore[reportUnknownVariableType]  # passed on
+        return answer
 
     monkeypatch.setattr(store, "keep_alive", kept)
     monkeypatch.setattr(store, "run", told)
@@ -281,18 +282,32 @@ async def test_the_heartbeat_ends_after_the_last_row_is_written_and_before_the_r
     assert happened == ["finish_jobs", "heartbeat ends", "unregister_worker"]
 
 
-async def test_whatever_breaks_inside_run_ends(
-    app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch
+async def test_whatever_breaks_inside_the_jobs_go_on_and_run_ends(
+    app: App,
+    connector: FaultyConnector,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
+    ended: list[str] = []
+
+    @app.task(name="job")
+    async def job() -> None:
+        await trio.sleep(3)
+        ended.append("to its end")
+
     async def broken(self: Lease) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(1)
         raise BaseException("a bug of ours")  # noqa: TRY002 - what no service may raise
 
     monkeypatch.setattr(Lease, "show_stage", broken)
+    await job.defer_async()
     worker = Worker(app, install_signal_handlers=False)
     with pytest.raises(BaseExceptionGroup, match="Trio nursery"):
         await worker.run()
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
+    assert ended == ["to its end"], "a bug of ours does not reach a job by accident"
+    assert connector.statuses == ["doing"], "nobody could write it any more: the rescue does"
+    assert connector.database.tables.workers == {}
     assert_nothing_is_open(connector)
 
 

@@ -116,9 +116,7 @@ async def test_a_long_drain_says_now_and_then_what_it_waits_for(
     ]
 
 
-async def test_stages_carry_what_a_filter_needs(
-    app: App, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_stages_carry_what_a_filter_needs(app: App, caplog: pytest.LogCaptureFixture) -> None:
     async with working(app, name="mine") as worker:
         worker_id = worker.worker_id
     records = [r.__dict__ for r in caplog.records if r.__dict__.get("action") in STAGES]
@@ -140,15 +138,18 @@ async def test_each_end_of_a_job_has_its_line(
         return 12
 
     @app.task(name="raises")
-    def raises() -> None:
+    async def raises() -> None:
+        await trio.lowlevel.checkpoint()
         raise ValueError("by the job")
 
     @app.task(name="retries", retry=RetryStrategy(max_attempts=1, wait=100))
-    def retries() -> None:
+    async def retries() -> None:
+        await trio.lowlevel.checkpoint()
         raise ValueError("once more")
 
     @app.task(name="gives_up")
-    def gives_up() -> None:
+    async def gives_up() -> None:
+        await trio.lowlevel.checkpoint()
         raise JobAborted
 
     for task in (returns, raises, retries, gives_up):

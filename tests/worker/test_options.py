@@ -29,10 +29,7 @@ BAD: list[tuple[str, Any, str]] = [
     ("queues", [], "a list of names with one at least"),
     ("queues", [""], "a list of names with one at least"),
     ("queues", [1], "a list of names with one at least"),
-    *(
-        ("concurrency", value, A_COUNT)
-        for value in (0, -1, 1.5, "2", None, True)
-    ),
+    *(("concurrency", value, A_COUNT) for value in (0, -1, 1.5, "2", None, True)),
     *(("thread_limit", value, A_COUNT) for value in (0, -1, 1.5, "2", False)),
     *(
         (name, value, MORE_THAN_ZERO)
@@ -69,7 +66,7 @@ def test_a_lease_shorter_than_the_heartbeat_is_refused() -> None:
 
 
 def test_an_unknown_option_is_refused_and_the_known_ones_are_named() -> None:
-    with pytest.raises(InvalidOption, match="no worker option 'concurency'.*concurrency"):
+    with pytest.raises(InvalidOption, match=r"no worker option 'concurency'.*concurrency"):
         read_options({"concurency": 2})
 
 

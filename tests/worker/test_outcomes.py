@@ -9,13 +9,22 @@ from typing import Any, NoReturn
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, ThreadGate, work, working
-from trio_queue import App, BaseRetryStrategy, JobContext, RetryDecision, RetryStrategy
+from tests.fix_worker import FaultyConnector, Steps, ThreadGate, rescue_elsewhere, work, working
+from trio_queue import (
+    App,
+    BaseRetryStrategy,
+    InterruptedJobs,
+    JobContext,
+    RetryDecision,
+    RetryStrategy,
+)
 from trio_queue.exceptions import JobAborted
 from trio_queue.jobs import AbortReason, Job
-from trio_queue.store import CancelJob, PruneStalledWorkers
+from trio_queue.store import CancelJob
+
 
 async def run_interrupted(
     app: App, connector: FaultyConnector, steps: Steps, *, by_user: bool = False, **options: Any
@@ -34,12 +43,12 @@ async def run_interrupted(
 @pytest.mark.parametrize(
     ("retry", "policy", "expected", "attempts"),
     [
-        (False, "retry", "aborted", 1),
-        (True, "retry", "todo", 1),
-        (False, "requeue", "todo", 0),
-        (True, "requeue", "todo", 0),
-        (False, "abort", "aborted", 1),
-        (True, "abort", "aborted", 1),
+        (False, InterruptedJobs.RETRY, "aborted", 1),
+        (True, InterruptedJobs.RETRY, "todo", 1),
+        (False, InterruptedJobs.REQUEUE, "todo", 0),
+        (True, InterruptedJobs.REQUEUE, "todo", 0),
+        (False, InterruptedJobs.ABORT, "aborted", 1),
+        (True, InterruptedJobs.ABORT, "aborted", 1),
     ],
 )
 @pytest.mark.parametrize("on", ["worker", "task"])
@@ -47,14 +56,15 @@ async def test_what_a_shutdown_interrupts_ends_as_interrupted_jobs_says(
     app: App,
     connector: FaultyConnector,
     retry: bool,
-    policy: str,
+    policy: InterruptedJobs,
     expected: str,
     attempts: int,
     on: str,
 ) -> None:
     steps = Steps()
     of_task = policy if on == "task" else None
-    of_worker = policy if on == "worker" else {"abort": "requeue"}.get(policy, "abort")
+    another = InterruptedJobs.REQUEUE if policy is InterruptedJobs.ABORT else InterruptedJobs.ABORT
+    of_worker = policy if on == "worker" else another
     task = app.task(name="job", retry=retry, interrupted_jobs=of_task)(steps.__call__)
     await task.defer_async()
     await run_interrupted(app, connector, steps, interrupted_jobs=of_worker)
@@ -261,7 +271,7 @@ class Broken(BaseRetryStrategy):
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
-    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:  # noqa: ARG002 - as it is called
         raise self.error
 
 
@@ -297,7 +307,7 @@ async def test_a_retry_strategy_that_answers_nonsense_lets_the_job_fail(
     app: App, connector: FaultyConnector
 ) -> None:
     class Nonsense(BaseRetryStrategy):
-        def get_retry_decision(self, *, exception: BaseException, job: Job) -> Any:
+        def get_retry_decision(self, *, exception: BaseException, job: Job) -> Any:  # noqa: ARG002 - as it is called
             return "soon"
 
     @app.task(name="job", retry=Nonsense())
@@ -334,7 +344,7 @@ async def test_a_lost_lease_writes_nothing_however_the_job_ends(
         await task.defer_async()
     async with working(app, concurrency=3):
         await trio.sleep(1)
-        connector.database.run(PruneStalledWorkers(0))
+        rescue_elsewhere(connector)
         await trio.sleep(200)
     assert reasons == [AbortReason.LEASE_LOST]
     assert connector.statuses == ["doing"] * 3, "they are the rescue's"
@@ -483,7 +493,7 @@ async def test_what_was_asked_while_the_thread_ran_cancels_what_it_returned(
     awaited: list[str] = []
 
     async def to_be_awaited() -> None:
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         awaited.append("to its end")
 
     @app.task(name="job")

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, work, working
+from tests.fix_worker import FaultyConnector, Steps, stage_of, work, working
 from trio_queue import App, Worker
 from trio_queue.store import DeferPeriodicJob
 from trio_queue.testing import FaultyStore
@@ -106,7 +106,8 @@ async def test_moments_missed_for_longer_than_max_delay_are_given_up(
 
     @app.periodic(cron="* * * * *")
     @app.task(name="job")
-    def job(timestamp: int) -> None:
+    async def job(timestamp: int) -> None:
+        await trio.lowlevel.checkpoint()
         ran_for.append(timestamp - int(BEGIN.timestamp()) + 30)
 
     async with working(app):
@@ -196,7 +197,7 @@ async def test_it_stops_when_the_worker_drains(
         await trio.sleep(10)
         worker.stop()
         await trio.sleep(300)
-        assert worker.stage is Stage.DRAINING
+        assert stage_of(worker) is Stage.DRAINING
         steps.may_end.set()
     assert connector.statuses == ["succeeded", "succeeded"]
     assert moments == [0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 
 import pytest
 import trio
@@ -112,7 +113,7 @@ def test_without_a_timeout_there_is_no_deadline() -> None:
     assert shutdown.deadline == math.inf
 
 
-@pytest.mark.parametrize("event", sorted(set(Event) - ASKED, key=lambda event: event.name))
+@pytest.mark.parametrize("event", [event for event in Event if event not in ASKED])
 async def test_what_nobody_asked_for_sets_no_deadline(event: Event) -> None:
     for stage in Stage:
         if event not in TRANSITIONS[stage]:
@@ -181,6 +182,22 @@ async def test_what_other_threads_ask_is_not_lost() -> None:
     assert shutdown.stage is RUNNING, "changes happen on Trio's thread"
     await shutdown.aborting.wait()
     assert shutdown.asks == 3
+
+
+async def test_asked_while_the_loop_is_blocked_the_deadline_counts_from_the_ask(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_the_wall = [1_000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: by_the_wall[0])
+    shutdown = Shutdown(10)
+    shutdown.attach()
+    shutdown.post(Event.STARTED, "test")
+    await trio.sleep(50)
+    shutdown.post_from_signal("SIGTERM")
+    by_the_wall[0] += 7  # so long until the loop goes on
+    await shutdown.draining.wait()
+    await shutdown.wait_aborting()
+    assert trio.current_time() == pytest.approx(53)
 
 
 async def test_asks_after_the_end_of_the_loop_are_nothing() -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, asleep, wait_until
+from tests.fix_worker import FaultyConnector, Steps, asleep, stage_of, wait_until
 from trio_queue import App, Worker
-from trio_queue.store import FetchJobs
+from trio_queue.store import FetchJobs, Verb
 from trio_queue.testing import FaultyStore
 from trio_queue.worker import Stage
 
@@ -34,7 +35,7 @@ async def test_the_first_signal_drains_and_the_second_aborts(
         await trio.testing.wait_all_tasks_blocked()
         assert connector.statuses == ["doing"]
         signal.raise_signal(number)
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert connector.statuses == ["aborted"]
 
 
@@ -59,7 +60,7 @@ async def test_a_signal_while_it_starts_stops_it(app: App, store: FaultyStore) -
         nursery.start_soon(worker.run)
         await hung.wait_hit()
         signal.raise_signal(signal.SIGTERM)
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert "fetch_jobs" not in store.calls
 
 
@@ -110,7 +111,7 @@ async def test_every_worker_of_the_process_hears_a_signal_and_the_last_one_resto
         await nursery.start(second.run)
         signal.raise_signal(signal.SIGTERM)
         await wait_until(lambda: second.stage is Stage.STOPPED)
-        assert first.stage is Stage.DRAINING
+        assert stage_of(first) is Stage.DRAINING
         assert [signal.getsignal(number) for number in SIGNALS] != before
         steps.may_end.set()
     assert [signal.getsignal(number) for number in SIGNALS] == before
@@ -131,7 +132,7 @@ def test_outside_the_main_thread_a_warning_says_that_there_are_no_handlers(
     before = [signal.getsignal(number) for number in SIGNALS]
 
     async def in_thread() -> None:
-        await trio.to_thread.run_sync(trio.run, Worker(app, wait=False).run)
+        await trio.to_thread.run_sync(lambda: trio.run(Worker(app, wait=False).run))
 
     with caplog.at_level(logging.WARNING):
         trio.run(in_thread)
@@ -145,9 +146,9 @@ def test_outside_the_main_thread_a_warning_says_that_there_are_no_handlers(
 # -- Ctrl-C in a Trio host, without handlers ------------------------------------------------------
 
 
-def run_until_interrupted(app: App) -> None:
+def run_until_interrupted(app: App, *, wait: bool = True) -> None:
     """Run a worker, without handlers, as the main task of a program that Ctrl-C ends."""
-    worker = Worker(app, install_signal_handlers=False)
+    worker = Worker(app, install_signal_handlers=False, wait=wait)
 
     async def main() -> None:
         # A task in which nothing is protected, as in a user's program.
@@ -159,7 +160,7 @@ def run_until_interrupted(app: App) -> None:
             trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         signal.signal(signal.SIGINT, before)
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
 
 
 def ctrl_c() -> None:
@@ -202,26 +203,37 @@ def test_ctrl_c_twice_aborts(app: App, connector: FaultyConnector) -> None:
     assert connector.statuses == ["aborted"]
 
 
-@pytest.mark.parametrize("verb", ["fetch_jobs", "update_worker_stage", "finish_jobs"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "register_worker",
+        "fetch_jobs",
+        "update_worker_stage",
+        "update_heartbeat",
+        "finish_jobs",
+        "release_jobs",
+        "unregister_worker",
+    ],
+)
 def test_ctrl_c_while_the_workers_own_code_holds_the_cpu_loses_nothing(
     app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     run, pressed = connector.database.run, [False]
 
-    def run_and_press(asked: object) -> object:
-        if getattr(asked, "name", "") == verb and not pressed[0]:
+    def run_and_press(asked: Verb[Any]) -> Any:
+        if asked.name == verb and not pressed[0]:
             pressed[0] = True
             ctrl_c()
-        return run(asked)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType, reportUnknownVariableType]  # passed on
+        return run(asked)
 
     monkeypatch.setattr(connector.database, "run", run_and_press)
 
     @app.task(name="job")
     async def job() -> None:
-        await trio.sleep(1)
+        await trio.sleep(15)
 
     job.defer()
-    run_until_interrupted(app)
+    run_until_interrupted(app, wait=False)
     assert pressed == [True]
     assert not connector.has_orphan()
     # Pressed during the claim, it may be given back; it is never lost and never half done.
@@ -258,7 +270,7 @@ async def test_an_exit_that_a_job_raises_aborts_the_worker_and_leaves_bare(
     with pytest.raises(error, match="by the job"):
         await worker.run()
     assert connector.statuses == ["aborted", "failed"]
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert connector.jobs[2]["attempts"] == 1
 
 

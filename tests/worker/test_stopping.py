@@ -8,7 +8,16 @@ import pytest
 import trio
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, ThreadGate, asleep, ran, wait_until, working
+from tests.fix_worker import (
+    FaultyConnector,
+    Steps,
+    ThreadGate,
+    asleep,
+    ran,
+    stage_of,
+    wait_until,
+    working,
+)
 from trio_queue import App, JobContext, Worker
 from trio_queue._worker.running import RunningJob
 from trio_queue.exceptions import WorkerAlreadyRan
@@ -28,10 +37,10 @@ async def test_a_stop_lets_running_jobs_finish_and_fetches_no_more(
         await steps.started.wait()
         worker.stop()
         await task.defer_async()
-        assert worker.stage is Stage.DRAINING
+        assert stage_of(worker) is Stage.DRAINING
         await trio.testing.wait_all_tasks_blocked()
         steps.may_end.set()
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert connector.statuses == ["succeeded", "todo"]
 
 
@@ -41,7 +50,7 @@ async def test_an_abort_cancels_running_jobs(app: App, connector: FaultyConnecto
     async with working(app) as worker:
         await steps.started.wait()
         worker.abort()
-        assert worker.stage is Stage.ABORTING
+        assert stage_of(worker) is Stage.ABORTING
     assert connector.statuses == ["aborted"]
 
 
@@ -54,12 +63,12 @@ async def test_stop_and_abort_may_be_called_often_and_after_the_end(
         await steps.started.wait()
         for _ in range(3):
             worker.stop()
-        assert worker.stage is Stage.DRAINING, "stop() asked again is not an abort"
+        assert stage_of(worker) is Stage.DRAINING, "stop() asked again is not an abort"
         for _ in range(3):
             worker.abort()
     for ask in (worker.stop, worker.abort):
         ask()
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert connector.event_types(1) == ["deferred", "started", "aborted"]
 
 
@@ -71,7 +80,7 @@ async def test_asked_before_it_runs_a_worker_fetches_nothing(
     worker = Worker(app)
     getattr(worker, ask)()
     await worker.run()
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert connector.statuses == ["todo"]
     assert connector.store.calls == []
 
@@ -216,7 +225,7 @@ async def test_a_cancel_around_run_drains_and_then_goes_on(
         raise AssertionError("run() returned in a cancelled scope")
     assert scope.cancelled_caught
     assert trio.current_time() == 1_000
-    assert worker.stage is Stage.STOPPED
+    assert stage_of(worker) is Stage.STOPPED
     assert connector.statuses == ["succeeded"]
 
 
@@ -272,11 +281,24 @@ async def test_a_stop_while_it_starts_ends_it_without_an_error(
     worker = Worker(app)
     async with ran(worker) as told:
         await hung.wait_hit()
-        assert worker.stage is Stage.STARTING
+        assert stage_of(worker) is Stage.STARTING
         getattr(worker, ask)()
-        assert worker.stage is Stage.STOPPED
+        assert stage_of(worker) is Stage.STOPPED
     assert told == [None]
     assert connector.database.tables.workers == {}, "the row it had registered is gone"
+    assert "fetch_jobs" not in store.calls
+
+
+async def test_a_stop_in_the_very_step_in_which_it_would_have_started_is_not_lost(
+    app: App, store: FaultyStore
+) -> None:
+    hung = store.hang("listen", after=True)
+    worker = Worker(app)
+    async with ran(worker) as told:
+        await hung.wait_hit()
+        hung.release()
+        worker.stop()
+    assert told == [None]
     assert "fetch_jobs" not in store.calls
 
 
@@ -297,10 +319,10 @@ async def test_it_has_started_only_when_it_listens_and_has_its_row(
         await hung.wait_hit()
         await trio.testing.wait_all_tasks_blocked()
         assert not started.is_set()
-        assert worker.stage is Stage.STARTING
+        assert stage_of(worker) is Stage.STARTING
         hung.release()
         await started.wait()
-        assert worker.stage is Stage.RUNNING
+        assert stage_of(worker) is Stage.RUNNING
         assert list(connector.database.tables.workers) == [worker.worker_id]
         worker.stop()
 
@@ -462,14 +484,15 @@ async def test_a_job_that_was_claimed_and_not_stepped_goes_back_uncounted(
         await trio.lowlevel.checkpoint()
 
     worker = Worker(app, install_signal_handlers=False)
-    add = worker._running.add
+    running_jobs = worker._running  # pyright: ignore[reportPrivateUsage]  # see below
+    add = running_jobs.add
 
     def add_and_ask(running: RunningJob) -> None:
         add(running)
         getattr(worker, ask)()
 
     # No other moment lies between the claim's answer and the first step of the job's task.
-    monkeypatch.setattr(worker._running, "add", add_and_ask)
+    monkeypatch.setattr(running_jobs, "add", add_and_ask)
     await job.defer_async()
     await worker.run()
     assert began == []

@@ -33,6 +33,7 @@ PSYCOPG_INTERNALS: Final = {
     "psycopg.AsyncConnection._num_transactions": "how many transaction blocks are open",
     "psycopg.AsyncConnection._closed": "set by close(), so that `broken` is false afterwards",
     "psycopg.AsyncCursor._fetch_pipeline": "awaited by every fetch, before anything else",
+    "psycopg.Connection.wait": "every exchange of a sync connection passes through it, but connecting",
     "psycopg.waiting.Wait": "what generators yield: R, W, RW",
     "psycopg.waiting.Ready": "what they are sent: R, W, RW",
     "psycopg.conninfo.conninfo_attempts": "splits parameters into single addresses; blocks on DNS",

@@ -1,56 +1,94 @@
-"""A worker's lease, renewed by a thread of its own: a job that blocks the event loop keeps it."""
+"""A worker's lease, renewed by a thread of its own: a job that blocks the event loop keeps it.
+
+A second thread waits for the order to end the process. It does nothing else, so that nothing can
+be in its way: neither the event loop, nor a beat that hangs, nor a lock that the main thread held
+when the signal came.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import socket
+import queue
+import select
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from typing import Protocol
 
 import psycopg
 import trio
 
+from trio_queue._pg.bounded import BoundedConnection
 from trio_queue.log import Action, fields
 from trio_queue.store import Heartbeat
 
 logger = logging.getLogger("trio_queue.worker")
 
+#: Seconds for a beat, from the sending to the answer.
+BEAT_TIMEOUT = 5.0
 #: Seconds until the next attempt where a beat failed, at most one interval.
 RETRY_DELAY = 1.0
-#: Seconds that the end of the block waits for the thread, twice at most.
-STOP_TIMEOUT = 5.0
+#: Seconds that the end of the block waits for the threads: longer than one takes to connect.
+STOP_TIMEOUT = 10.0
+#: Seconds from the order to end the process to its end, at most.
+EXIT_TIMEOUT = 2.0
+#: Seconds of these for the connection that is there; then a new one is tried.
+EXIT_FIRST_TRY = 1.0
+
+
+class Line(Protocol):
+    """How a heartbeat talks to the database."""
+
+    def connect(self) -> BoundedConnection:
+        """Open a connection, in bounded time."""
+        ...
+
+    def beat(self, connection: BoundedConnection, worker_id: int) -> bool:
+        """Renew the lease of this worker; tells whether its row is there."""
+        ...
+
+    def unregister(self, connection: BoundedConnection, worker_id: int) -> None:
+        """Delete the worker's row."""
+        ...
 
 
 class HeartbeatThread:
-    """Renews a lease until stopped. Made on Trio; the thread itself knows psycopg only.
+    """Renews a lease until stopped. Made on Trio; the threads themselves know psycopg only.
 
     Args:
-        connect: Opens a sync connection whose statements cannot last for ever.
-        beat: Renews the lease of this worker over it; tells whether its row is there.
+        line: How to talk to the database.
         worker_id: The worker.
         interval: Seconds between two beats.
+        end_process: Ends the process with this status, and does not return; a test's may.
     """
 
     def __init__(
         self,
-        connect: Callable[[], psycopg.Connection[Any]],
-        beat: Callable[[psycopg.Connection[Any], int], bool],
+        line: Line,
         worker_id: int,
         interval: float,
+        end_process: Callable[[int], object] = os._exit,
     ) -> None:
-        self._connect, self._beat = connect, beat
+        self._line = line
         self._worker_id = worker_id
         self._interval = interval
+        self._end_process = end_process
         self._token = trio.lowlevel.current_trio_token()
         self._lost = trio.Event()
-        self._stopping = threading.Event()
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: BoundedConnection | None = None
         self._is_away = False
-        self._thread = threading.Thread(
+        # Once there is something to read, the beats are over: whatever the thread waits for ends.
+        self._hears_end, self._says_end = os.pipe()
+        self._is_ending = self._is_exiting = self._is_over = False
+        # Its `put` may interrupt another `put` of the same thread: a signal handler may call it.
+        self._exits: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._beats = threading.Thread(
             target=self._run, name=f"trio_queue heartbeat of worker {worker_id}", daemon=True
+        )
+        self._guard = threading.Thread(
+            target=self._wait_exit, name=f"trio_queue exit of worker {worker_id}", daemon=True
         )
 
     # -- on Trio --------------------------------------------------------------------------------
@@ -65,58 +103,91 @@ class HeartbeatThread:
         if self._lost.is_set():  # else who waits already goes on waiting for this one
             self._lost = trio.Event()
 
+    def exit_process(self, status: int) -> None:
+        """See Heartbeat."""
+        if self._is_over:
+            # The threads are gone, and so are the jobs.
+            self._end_process(status)
+        self._exits.put(status)
+
     def start(self) -> None:
         """Begin: the first beat is due at once."""
-        self._thread.start()
+        self._beats.start()
+        self._guard.start()
 
     async def stop(self) -> None:
-        """Stop, and wait for the thread, shielded, for twice STOP_TIMEOUT seconds at most.
+        """Stop, and wait for the threads, shielded, for STOP_TIMEOUT seconds at most.
 
-        A thread that waits for a server that does not answer gets its connection cut. If even
-        that does not end it, it is left behind with a warning: a daemon, which beats no more.
+        A beat under way is called off. Only a thread that is just connecting to a server that does
+        not answer holds on; one that does not come back is left behind with a warning: a daemon,
+        which beats no more.
         """
-        self._stopping.set()
+        self._is_over = True
+        self._exits.put(None)
+        self._end_beats()
         with trio.CancelScope(shield=True):
-            for _ in range(2):
-                await trio.to_thread.run_sync(
-                    self._thread.join, STOP_TIMEOUT, limiter=trio.CapacityLimiter(1)
-                )
-                if not self._thread.is_alive():
-                    return
-                self._cut()
-        logger.warning(
-            "the heartbeat's thread does not end: it is left behind, the database does not answer it",
-            extra=fields(Action.SERVICE_FAILED, worker_id=self._worker_id),
-        )
-
-    def _cut(self) -> None:
-        """Make the thread's wait for an answer fail."""
-        connection = self._connection
-        if connection is None:
+            await trio.to_thread.run_sync(self._join, limiter=trio.CapacityLimiter(1))
+        if self._beats.is_alive() or self._guard.is_alive():
+            logger.warning(
+                "the heartbeat's thread does not end: it is left behind, the database does not answer it",
+                extra=fields(Action.SERVICE_FAILED, worker_id=self._worker_id),
+            )
             return
-        with contextlib.suppress(OSError, psycopg.Error), _duplicate(connection) as wire:
-            wire.shutdown(socket.SHUT_RDWR)
+        os.close(self._hears_end)
+        os.close(self._says_end)
+
+    def _join(self) -> None:
+        # The other one ends with it, or ends the process.
+        self._beats.join(STOP_TIMEOUT)
+        if not self._beats.is_alive():
+            self._guard.join(STOP_TIMEOUT)
 
     def _mark_lost(self, worker_id: int) -> None:
         # It may have registered anew since.
         if worker_id == self._worker_id:
             self._lost.set()
 
-    # -- in the thread --------------------------------------------------------------------------
+    # -- in the thread that ends the process ----------------------------------------------------
+
+    def _wait_exit(self) -> None:
+        status = self._exits.get()
+        if status is None:
+            return
+        try:
+            self._is_exiting = True
+            self._end_beats()
+            self._beats.join(EXIT_TIMEOUT)
+        finally:
+            self._end_process(status)
+
+    # -- in the thread that beats ---------------------------------------------------------------
 
     def _run(self) -> None:
         delay = 0.0
-        while not self._stopping.wait(delay):
+        while not self._wait_end(delay):
             delay = self._interval if self._try() else min(RETRY_DELAY, self._interval)
+        if self._is_exiting:
+            self._unregister()
         self._disconnect()
+
+    def _end_beats(self) -> None:
+        self._is_ending = True
+        os.write(self._says_end, b".")
+
+    def _wait_end(self, seconds: float) -> bool:
+        """Wait so long for the end of the beats; whether it has come."""
+        poller = select.poll()
+        poller.register(self._hears_end, select.POLLIN)
+        return bool(poller.poll(seconds * 1000))
 
     def _try(self) -> bool:
         """One beat; whether it reached the database."""
         worker_id = self._worker_id
         try:
-            if self._connection is None:
-                self._connection = self._connect()
-            is_there = self._beat(self._connection, worker_id)
+            connection = self._connected()
+            connection.interrupt = self._hears_end
+            connection.deadline = time.monotonic() + BEAT_TIMEOUT
+            is_there = self._line.beat(connection, worker_id)
         except Exception as error:  # noqa: BLE001  # whatever it is, the next beat may succeed, and nobody else renews the lease
             self._disconnect()
             self._tell_away(error)
@@ -134,8 +205,8 @@ class HeartbeatThread:
         return True
 
     def _tell_away(self, error: Exception) -> None:
-        # Once per outage; and a stop may have cut the connection.
-        if self._is_away or self._stopping.is_set():
+        # Once per outage; and a stop may have called the beat off.
+        if self._is_away or self._is_ending:
             return
         self._is_away = True
         logger.warning(
@@ -145,6 +216,26 @@ class HeartbeatThread:
             extra=fields(Action.DATABASE_AWAY, worker_id=self._worker_id),
         )
 
+    def _unregister(self) -> None:
+        """Delete the worker's row: over the connection that is there, else over a new one.
+
+        The process ends when this returns, or when its time is over.
+        """
+        for _ in range(2):
+            # No word in the log: the main thread may hold its lock, and blocks.
+            with contextlib.suppress(Exception):
+                connection = self._connected()
+                connection.interrupt = None
+                connection.deadline = time.monotonic() + EXIT_FIRST_TRY
+                self._line.unregister(connection, self._worker_id)
+                return
+            self._disconnect()
+
+    def _connected(self) -> BoundedConnection:
+        if self._connection is None:
+            self._connection = self._line.connect()
+        return self._connection
+
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
@@ -152,19 +243,10 @@ class HeartbeatThread:
                 connection.close()
 
 
-def _duplicate(connection: psycopg.Connection[Any]) -> socket.socket:
-    return socket.socket(fileno=os.dup(connection.fileno()))
-
-
 @contextlib.asynccontextmanager
-async def beating(
-    connect: Callable[[], psycopg.Connection[Any]],
-    beat: Callable[[psycopg.Connection[Any], int], bool],
-    worker_id: int,
-    interval: float,
-) -> AsyncGenerator[Heartbeat]:
+async def beating(line: Line, worker_id: int, interval: float) -> AsyncGenerator[Heartbeat]:
     """Renew a worker's lease while the block lasts. See JobStore.keep_alive."""
-    thread = HeartbeatThread(connect, beat, worker_id, interval)
+    thread = HeartbeatThread(line, worker_id, interval)
     thread.start()
     try:
         yield thread

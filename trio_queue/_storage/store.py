@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Self, TypeVar
 
 import psycopg
 
+from trio_queue._pg.bounded import BoundedConnection
 from trio_queue._pg.listener import Listener
 from trio_queue._pg.pool import Pool
 from trio_queue._storage.encoding import Dumps, Loads
@@ -19,7 +21,7 @@ from trio_queue._storage.parameters import SESSION, Parameters
 from trio_queue._storage.schema_state import STATE_QUERY
 from trio_queue._storage.senders import Rows, send, send_async
 from trio_queue._storage.statements import statement_of
-from trio_queue.store import Heartbeat, Notifications, UpdateHeartbeat, Verb
+from trio_queue.store import Heartbeat, Notifications, UnregisterWorker, UpdateHeartbeat, Verb
 
 R = TypeVar("R")
 
@@ -114,29 +116,42 @@ class PostgresJobStore:
 
     def keep_alive(self, worker_id: int, interval: float) -> AbstractAsyncContextManager[Heartbeat]:
         """Renew the lease by a thread with a connection of its own. See JobStore."""
-        return beating(self._connect_for_heartbeat, self._beat, worker_id, interval)
+        return beating(HeartbeatLine(self._parameters), worker_id, interval)
 
-    def _connect_for_heartbeat(self) -> psycopg.Connection[Any]:
-        kwargs = self._parameters.connect_kwargs()
+
+class HeartbeatLine:
+    """How the heartbeat's thread talks to PostgreSQL. See `heartbeat.Line`."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        self._parameters = parameters
+        self._address = parameters.address
+
+    def connect(self) -> BoundedConnection:
+        """Open a connection, of which neither end waits for ever."""
         # The server ends a beat that waits for a lock, TCP one whose server is gone.
-        bounds = {
+        bounds: dict[str, Any] = {
             "connect_timeout": HEARTBEAT_TIMEOUT,
             "tcp_user_timeout": HEARTBEAT_TIMEOUT * 1000,
             "keepalives_idle": HEARTBEAT_TIMEOUT,
             "keepalives_interval": 1,
             "keepalives_count": 3,
         }
-        options: dict[str, Any] = {**kwargs, **bounds}
-        connection: psycopg.Connection[Any] = psycopg.connect(self._parameters.conninfo, **options)
+        connection = BoundedConnection.connect(
+            self._parameters.conninfo, **{**self._parameters.connect_kwargs(), **bounds}
+        )
+        connection.deadline = time.monotonic() + HEARTBEAT_TIMEOUT
         connection.execute(
             "SELECT set_config('statement_timeout', %s, false)", [f"{HEARTBEAT_TIMEOUT}s"]
         )
         return connection
 
-    def _beat(self, connection: psycopg.Connection[Any], worker_id: int) -> bool:
-        return send(
-            connection,
-            statement_of(UpdateHeartbeat(worker_id), None),
-            address=self._address,
-            loads=None,
-        )
+    def beat(self, connection: BoundedConnection, worker_id: int) -> bool:
+        """Renew the lease of this worker; tells whether its row is there."""
+        return self._send(connection, UpdateHeartbeat(worker_id))
+
+    def unregister(self, connection: BoundedConnection, worker_id: int) -> None:
+        """Delete the worker's row; nothing happens where it is gone already."""
+        self._send(connection, UnregisterWorker(worker_id))
+
+    def _send(self, connection: BoundedConnection, verb: Verb[R]) -> R:
+        return send(connection, statement_of(verb, None), address=self._address, loads=None)

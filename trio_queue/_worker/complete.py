@@ -77,7 +77,7 @@ class Completer:
             try:
                 answers = await self._database.run(verb)
                 break
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next batch is to be written
                 if not self._database.is_transient(error):
                     await self._write_apart(batch, error)
                     return

@@ -112,14 +112,14 @@ class Fetcher:
 
     async def claim(self, verb: Verb[list[R]]) -> list[R]:
         """Say what makes rows `doing` under our id; remember it where the answer does not come."""
-        self._unanswered = True
+        before, self._unanswered = self._unanswered, True
         try:
             answer = await self._database.run(verb, bound=CLAIM_BOUND)
         except TrioQueueException as error:
             # A statement that the server refused has claimed nothing; one that was cut may have.
-            self._unanswered = self._database.is_transient(error)
+            self._unanswered = before or self._database.is_transient(error)
             raise
-        self._unanswered = False
+        self._unanswered = before  # an earlier claim without an answer is not answered by this one
         return answer
 
     def _take(self, job: Job, worker_id: int, hand_over: Callable[[RunningJob], None]) -> None:

@@ -19,7 +19,7 @@ from trio_queue.log import Action, fields
 from trio_queue.utils import queues_display
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Ended:
     """A job whose body has ended, and what is to be written for it."""
 

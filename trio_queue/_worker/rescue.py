@@ -15,7 +15,7 @@ from trio_queue.completion import Completion, StalledJobs, decide_orphan
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.job_context import WorkerOwner
 from trio_queue.log import Action, fields
-from trio_queue.store import AdoptOrphans, FinishJobs, Orphan
+from trio_queue.store import AdoptOrphans, Finished, FinishJobs, Orphan
 
 #: How many jobs are taken over at once: each is held only while one statement is written.
 LIMIT = 100
@@ -90,15 +90,18 @@ class Rescuer:
     async def _write(self, worker_id: int, orphans: list[Orphan]) -> None:
         completions = [self._decide(orphan) for orphan in orphans]
         backoff = Backoff()
-        while True:
+        answers: list[Finished] | None = None
+        while answers is None:
             try:
                 answers = await self._database.run(FinishJobs(worker_id, completions))
-                break
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
                     raise
-            if await self._shutdown.drains_within(backoff.next()):
-                return  # the goodbye gives them back
+                if await self._shutdown.drains_within(backoff.next()):
+                    return  # the goodbye gives them back
+        self._report(orphans, answers)
+
+    def _report(self, orphans: list[Orphan], answers: list[Finished]) -> None:
         told = {answer.job_id: answer.status for answer in answers}
         for orphan in orphans:
             status = told.get(orphan.job.id or 0)

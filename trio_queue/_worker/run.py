@@ -135,7 +135,7 @@ class Runner:
                     interrupted_jobs=interrupted_jobs or self._options.interrupted_jobs,
                     delete_jobs=self._options.delete_jobs,
                 )
-            except BaseException as error:  # noqa: BLE001 - a strategy's exit is its job's
+            except BaseException as error:
                 self._notice_exit(running, error)
                 self._logger.exception(
                     "The retry strategy of %s raised: the job is not retried",
