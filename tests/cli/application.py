@@ -41,3 +41,10 @@ async def until_drained(context: trio_queue.JobContext) -> str:
 async def for_ever() -> None:
     """Run until it is aborted."""
     await trio.sleep_forever()
+
+
+@app.task(name="deaf")
+async def deaf() -> None:
+    """Run whatever is asked."""
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()

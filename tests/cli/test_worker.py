@@ -79,6 +79,21 @@ def test_two_signals_abort(
     assert statuses(on_queue) == {1: "aborted"}
 
 
+def test_the_third_signal_leaves_at_once(
+    start: Callable[..., Process], run: Callable[..., Result], on_queue: str
+) -> None:
+    run("-a", APP, "defer", "deaf")
+    worker = start("--app", APP, "worker")
+    worker.wait_said("Starting job deaf")
+    worker.send(signal.SIGTERM)
+    worker.wait_said("is draining")
+    worker.send(signal.SIGTERM)
+    worker.wait_said("is aborting")
+    worker.send(signal.SIGTERM)
+    assert worker.wait_end() == 128 + signal.SIGTERM, worker.said
+    assert "Traceback" not in worker.said
+
+
 def test_json_lines_carry_what_they_are_about(
     start: Callable[..., Process], run: Callable[..., Result], on_queue: str
 ) -> None:

@@ -22,6 +22,8 @@ Examples:
 How it stops, by Ctrl-C (SIGINT) or SIGTERM:
   once        it fetches no more, and waits for the running jobs
   twice       it also aborts the running jobs, and waits until they have ended
+  thrice      it leaves at once, with exit code 128 + the signal's number; other
+              workers take over the jobs that still run
   With --shutdown-graceful-timeout it aborts them by itself after so many seconds.
 
 Options that are not given are as in the App's `worker_defaults`, else as told above.
