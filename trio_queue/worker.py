@@ -291,7 +291,9 @@ class Worker:
         await self._shutdown.draining.wait()
         while True:
             await trio.sleep(REPORT_INTERVAL)
-            self._reporter.draining(self.stage, asked=self._shutdown.asks > 0)
+            self._reporter.draining(
+                self.stage, worker_id=self.worker_id, asked=self._shutdown.asks > 0
+            )
 
     def _caller(self) -> Caller:
         return Caller(

@@ -140,14 +140,19 @@ class Reporter:
             ),
         )
 
-    def draining(self, stage: Stage, *, asked: bool) -> None:
+    def draining(self, stage: Stage, *, worker_id: int | None, asked: bool) -> None:
         """It still drains or aborts, some seconds later."""
         self.logger.info(
             "Still %s: %s%s",
             stage.value,
             self._what_runs(),
             self._next_ask(stage, asked=asked),
-            extra=fields(Action.WORKER_STAGE, stage=stage.value, running=len(self._running)),
+            extra=fields(
+                Action.WORKER_STAGE,
+                stage=stage.value,
+                running=len(self._running),
+                worker=self._worker(worker_id),
+            ),
         )
 
     def _what_runs(self) -> str:
