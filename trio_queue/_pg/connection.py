@@ -297,8 +297,6 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
         async with super().pipeline() as pipeline:
             yield pipeline
 
-    # -- what does not exist on Trio --------------------------------------------------------------
-
     def notifies(self, *_args: Any, **_kwargs: Any) -> AsyncGenerator[Notify, None]:
         """Refused: use `wait_notifies`, which holds no lock between two calls."""
         raise psycopg.NotSupportedError(
