@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -43,11 +42,11 @@ async def test_cancelled_while_it_starts(
     place: Path, fake_binaries: Callable[[str, str], Binaries]
 ) -> None:
     """initdb hangs; the cancel kills it, and nothing stays."""
-    begun = place / "begun"
-    os.mkfifo(begun)
-    begun.chmod(0o666)
+    signs = place / "signs"
+    signs.mkdir()
+    signs.chmod(0o777)
     hanging = fake_binaries(
-        f"echo begun > {begun}; sleep 1000; exit 1", "echo 'postgres (PostgreSQL) 18.1'"
+        f": > {signs}/begun; sleep 1000; exit 1", "echo 'postgres (PostgreSQL) 18.1'"
     )
 
     async def start() -> None:
@@ -56,7 +55,7 @@ async def test_cancelled_while_it_starts(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(start)
-        assert await trio.to_thread.run_sync(begun.read_text) == "begun\n"
+        await trio.to_thread.run_sync(wait_until, (signs / "begun").exists, "initdb to begin")
         nursery.cancel_scope.cancel()
     assert not (place / "server").exists()
 
