@@ -167,13 +167,13 @@ async def test_orphans_that_moved_on_are_nobodys(store: JobStore, worker_id: int
     await store.run(FinishJob(ended, Status.FAILED))
     await store.run(FinishJob(deleted, Status.FAILED, delete_job=True))
     await store.run(RetryJob(job_id=retried))
-    other = await store.run(registration())
-    assert ids_of(await store.run(AdoptOrphans(other, LONG, 1))) == [orphan]
+    other, third = await store.run(registration()), await store.run(registration())
     # Running elsewhere, in its second attempt.
-    [again] = await store.run(FetchJobs(other, None, 9))
+    [again] = await store.run(FetchJobs(third, None, 9))
     assert again.id == retried
-    await store.run(ReleaseJobs(other, []))
+    assert ids_of(await store.run(AdoptOrphans(other, LONG, 1))) == [orphan]
     assert await store.run(AdoptOrphans(other, LONG, 10)) == []
+    assert await holders(store) == {ended: None, retried: third, orphan: other}
 
 
 async def test_deaths_are_counted(store: JobStore, worker_id: int) -> None:

@@ -119,8 +119,10 @@ def test_a_worker_whose_job_somebody_locks_stays_and_the_others_are_rescued(
         other.execute("SELECT 1 FROM procrastinate_jobs WHERE id = %s FOR UPDATE", [held])
         assert adopt(connection, me) == [free]
         assert holder(connection, held) == first
-    assert value(connection, "SHOW lock_timeout") == "17s"
-    assert adopt(connection, me) == [held]
+    with connection.transaction():
+        assert adopt(connection, me) == [held]
+        # Its short patience is not left to the rest of the transaction.
+        assert value(connection, "SHOW lock_timeout") == "17s"
 
 
 # -- what is taken ------------------------------------------------------------------------------
@@ -165,6 +167,16 @@ def test_only_deaths_are_counted(connection: Connection) -> None:
         [found] = rows(connection, query("adopt_orphans"), {**parameters, "worker_id": me})
         assert found[12] == 1 + max(attempt - 1, 0)
         finish(connection, me, [made], "todo", attempts=attempt, retries=[True], reasons=[reason])
+
+
+def test_what_is_taken_up_again_is_noted_no_more(connection: Connection) -> None:
+    lost, me = register(connection), register(connection)
+    first, second = insert(connection), insert(connection)
+    fetch(connection, lost)
+    connection.execute("DELETE FROM procrastinate_workers WHERE id = %s", [lost])
+    assert readopt(connection, me, lost, [first]) == [first]
+    # Else a worker of Procrastinate's might run it in the same attempt, and we rescue it from that.
+    assert orphans(connection) == [(second, 0, lost)]
 
 
 def test_arrays_of_two_lengths_are_refused(connection: Connection) -> None:
