@@ -55,7 +55,7 @@ class Caller:
     async def _call_task(self, task: AnyTask, running: RunningJob, context: JobContext) -> Any:
         is_async = is_async_callable(task.func)
         arguments = (context,) if task.pass_context else ()
-        body: Callable[[], Any] = partial(task.func, *arguments, **running.job.task_kwargs)
+        body: Callable[[], Any] = partial(task.func, *arguments, **running.job.keywords)
         middleware = (*self._task_middleware[is_async], *task.task_middleware)
         if middleware:
             body = compose(middleware, body, context, self._worker)
