@@ -115,7 +115,9 @@ class Job:
             case UnreadableArguments(error):
                 told = f"cannot be read ({error}): correct or delete its row"
             case other:
-                told = f"are no JSON object of keyword arguments but {_shown(other)}: correct its row"
+                told = (
+                    f"are no JSON object of keyword arguments but {_shown(other)}: correct its row"
+                )
         raise InvalidArguments(f"the arguments of job {self.id} of task {self.task_name!r} {told}")
 
     def log_context(self) -> dict[str, Any]:

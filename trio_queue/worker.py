@@ -75,6 +75,7 @@ class Worker:
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
         self._ran = False
+        self._listened = False
         self._error: BaseException | None = None
 
     @property
@@ -105,7 +106,8 @@ class Worker:
         still running.
 
         Args:
-            task_status: Started when the worker listens and has its row.
+            task_status: Started when the worker listens and has its row; or, where it was stopped
+                before that, when it returns.
 
         Raises:
             WorkerAlreadyRan: It ran before.
@@ -123,6 +125,7 @@ class Worker:
             raise WorkerAlreadyRan
         self._ran = True
         if self.stage is Stage.STOPPED:
+            task_status.started()
             return  # it was stopped before it ran: nothing is fetched
         self._shutdown.attach()
         with (
@@ -135,6 +138,8 @@ class Worker:
                 interrupt = await self._wait_ended()
         if error := self._error or self._supervisor.error or interrupt:
             raise error
+        if not self._listened:
+            task_status.started()  # stopped while it started: whoever waits for it need not fail
         # A caller's cancel was swallowed in order to drain: here it goes on.
         await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -184,6 +189,7 @@ class Worker:
                 self._shutdown.post(Event.STARTED, "it listens and has its row")
                 if self.stage is Stage.STOPPED:
                     return
+                self._listened = True
                 task_status.started()
                 await self._serve(database, lease, notifications)
 

@@ -537,3 +537,24 @@ async def test_outcomes_are_written_in_every_stage(
         assert connector.statuses == ["succeeded", "succeeded", "doing"]
         worker.abort()
     assert connector.statuses == ["succeeded"] * 3
+
+
+async def test_starting_a_worker_that_was_stopped_before_is_no_error(app: App) -> None:
+    worker = Worker(app)
+    worker.stop()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+    assert stage_of(worker) is Stage.STOPPED
+
+
+async def test_a_stop_while_it_starts_is_no_error_for_who_waits_for_the_start(
+    app: App, connector: FaultyConnector, store: FaultyStore
+) -> None:
+    registering = store.hang(RegisterWorker)
+    worker = Worker(app)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(nursery.start, worker.run)
+        await registering.wait_hit()
+        worker.stop()
+    assert stage_of(worker) is Stage.STOPPED
+    assert connector.database.tables.workers == {}

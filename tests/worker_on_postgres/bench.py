@@ -33,9 +33,7 @@ class Bench:
     def __init__(self, conninfo: str, direct: str) -> None:
         self.direct = direct
         self.app = App(connector=PsycopgConnector(conninfo=conninfo))
-        self.database = psycopg.connect(
-            direct, autocommit=True, application_name="the test itself"
-        )
+        self.database = psycopg.connect(direct, autocommit=True, application_name="the test itself")
         #: How often the body of each job was begun, and how often it ended.
         self.began: Counter[int] = Counter()
         self.ended: Counter[int] = Counter()

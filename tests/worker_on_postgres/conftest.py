@@ -20,7 +20,9 @@ async def bench(queue_database: str) -> Iterator[Bench]:
 
 
 @pytest.fixture
-async def wired(proxy: Proxy, postgres_server: PostgresServer, queue_database: str) -> Iterator[Bench]:
+async def wired(
+    proxy: Proxy, postgres_server: PostgresServer, queue_database: str
+) -> Iterator[Bench]:
     """An application that reaches its database through the proxy; the test does not."""
     name = queue_database_name(queue_database)
     bench = Bench(proxy.conninfo(postgres_server.conninfo(name, tcp=True)), queue_database)

@@ -65,7 +65,10 @@ async def test_claim_held_until_a_stop_was_asked(
         hold.let_go.set()
         # While the long job still runs, what was claimed is given back.
         await eventually(
-            lambda: wired.strays(worker) == [] and wired.statuses(ids) == dict.fromkeys(ids, ("todo", 0)),
+            lambda: (
+                wired.strays(worker) == []
+                and wired.statuses(ids) == dict.fromkeys(ids, ("todo", 0))
+            ),
             lambda: f"the jobs to be given back, seen: {wired.statuses()}",
             patience=20,
         )

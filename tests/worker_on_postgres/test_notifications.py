@@ -104,9 +104,7 @@ async def test_an_abort_while_its_claim_is_under_way(wired: Bench, proxy: Proxy)
     ids = wired.defer("hold")
     async with wired.working():
         await within_patience(hold.reached.wait)
-        wired.rows(
-            "SELECT procrastinate_cancel_job_v1(%s, true, false)", ids[0]
-        )
+        wired.rows("SELECT procrastinate_cancel_job_v1(%s, true, false)", ids[0])
         await trio.testing.wait_all_tasks_blocked(0.05)
         hold.let_go.set()
         await wired.all_ended(ids, "aborted")

@@ -138,7 +138,8 @@ async def test_other_statuses_are_left_alone(bench: Bench, status: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", ["", "{", "[" * 7000, '{"type": "abort_job_requested", "job_id": ' + "9" * 5000 + "}"]
+    "payload",
+    ["", "{", "[" * 7000, '{"type": "abort_job_requested", "job_id": ' + "9" * 5000 + "}"],
 )
 async def test_notifications_of_nobody(bench: Bench, payload: str) -> None:
     async with bench.working() as worker:
