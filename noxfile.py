@@ -102,7 +102,7 @@ def docs(session: nox.Session) -> None:
     """Build the documentation, warnings are errors; run its examples."""
     session.install("-e", ".[embedded]", *group("docs"))
     session.run("sphinx-build", "-W", "-q", "-b", "html", "docs", "docs/_build/html")
-    session.run("pytest", "-p", "no:xdist", "docs", "README.md", *session.posargs)
+    session.run("pytest", "-p", "no:xdist", "docs", *session.posargs)
 
 
 @nox.session

@@ -106,6 +106,8 @@ class Proxy:
         on_message: Awaited with each message before it is forwarded; it may wait, or raise
             `CutTheWire`. Whatever comes behind in the same direction waits too.
         accepted: How many connections were made to it.
+        passes_on_the_end: Whether one end is closed when the other was; where not, the last
+            message arrives and the end of the stream does not.
     """
 
     def __init__(self, server: _Server) -> None:
@@ -114,6 +116,7 @@ class Proxy:
         self.port = 0
         self.on_message: Hook | None = None
         self.accepted = 0
+        self.passes_on_the_end = True
         self._refusing = False
         self._flowing = trio.Event()
         self._flowing.set()
@@ -189,7 +192,8 @@ class Proxy:
                             await self.on_message(message)
                         await self._flowing.wait()
                         await target.send_all(raw)
-            nursery.cancel_scope.cancel()  # one end hung up: so does the other
+            if self.passes_on_the_end:
+                nursery.cancel_scope.cancel()
 
         try:
             async with trio.open_nursery() as nursery:

@@ -6,11 +6,15 @@ import fcntl
 import os
 import select
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+T = TypeVar("T")
 
 PATIENCE = 60.0
 """Seconds after which a wait fails; a bound against hanging, not an expectation."""
@@ -73,3 +77,28 @@ def _lives(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+async def eventually(
+    condition: Callable[[], bool], what: str | Callable[[], str], patience: float = PATIENCE
+) -> None:
+    """As `wait_until`, while other Trio tasks run.
+
+    Raises:
+        AssertionError: It did not come true.
+    """
+    with trio.move_on_after(patience):
+        while not condition():  # noqa: ASYNC110 - a row in a database signals nothing
+            await trio.sleep(0.005)
+        return
+    raise AssertionError(f"waited in vain for {what if isinstance(what, str) else what()}")
+
+
+async def within_patience(wait: Callable[[], Awaitable[T]], patience: float = PATIENCE) -> T:
+    """Await something that must happen; fail rather than hang.
+
+    Raises:
+        trio.TooSlowError: It did not.
+    """
+    with trio.fail_after(patience):
+        return await wait()

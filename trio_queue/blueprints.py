@@ -111,7 +111,7 @@ class Blueprint:
             task.name = name
             task.aliases = aliases
             task.blueprint = self
-        logger.info(
+        logger.debug(
             "Adding %d tasks from a blueprint under the namespace %r",
             len(names),
             namespace,

@@ -36,6 +36,18 @@ class Interrupted:
     """The body ended by the cancel of its own scope, or had not begun when it came."""
 
 
+class StalledJobs(Enum):
+    """What becomes of the jobs of a worker that died."""
+
+    REQUEUE = "requeue"  #: Back to `todo`, available at once, the attempt counted.
+    RETRY = "retry"  #: The retry strategy decides (it is given JobAborted); without one: failed.
+    FAIL = "fail"  #: Failed.
+    LEAVE = "leave"  #: They stay `doing` until somebody retries them by hand.
+
+
+#: The reason that stands beside the event of a job whose worker died: how its deaths are counted.
+WORKER_DIED = "worker_died"
+
 Outcome: TypeAlias = Returned | Raised | Interrupted
 
 
@@ -116,6 +128,42 @@ def decide(
             assert_never(outcome)
 
 
+def without_retry(completion: Completion) -> Completion:
+    """What is written for a job that was to be retried, and cannot: it ends."""
+    return attrs.evolve(completion, status=completion.if_abort_requested, retry=None)
+
+
+def decide_orphan(
+    job: Job, deaths: int, *, policy: StalledJobs, limit: int, strategy: BaseRetryStrategy | None
+) -> Completion:
+    """Decide what becomes of a job whose worker died.
+
+    Args:
+        job: The job, as it was taken over.
+        deaths: How many workers have died under it.
+        policy: What is to become of it; not LEAVE, under which nobody takes it over.
+        limit: From so many deaths on it fails whatever the policy: it may be what kills them.
+        strategy: Its task's retry strategy, if it has one.
+
+    Raises:
+        Exception: What the retry strategy raises.
+    """
+    retry: RetryDecision | None = None
+    if deaths < limit and policy is StalledJobs.REQUEUE:
+        retry = RetryDecision()
+    elif deaths < limit and policy is StalledJobs.RETRY:
+        retry = _retry_decision(strategy, JobAborted("its worker died"), job)
+    # The reason is how deaths are counted: it is the same for each of them.
+    reason = WORKER_DIED if deaths < limit else f"{WORKER_DIED} {deaths} times under it"
+    return Completion(
+        job_id=_id(job),
+        attempts=job.attempts,
+        status=Status.FAILED if retry is None else Status.TODO,
+        retry=retry,
+        reason=reason,
+    )
+
+
 def is_job_aborted(error: BaseException) -> bool:
     """Whether this says that the job gave up because it was asked to, and nothing else."""
     return all(isinstance(leaf, JobAborted) for leaf in leaves(error))
@@ -174,7 +222,15 @@ def _failed(
 def _retry_decision(
     strategy: BaseRetryStrategy | None, error: BaseException, job: Job
 ) -> RetryDecision | None:
-    return None if strategy is None else strategy.get_retry_decision(exception=error, job=job)
+    if strategy is None:
+        return None
+    decision = strategy.get_retry_decision(exception=error, job=job)
+    if decision is None or isinstance(decision, RetryDecision):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's strategy may return anything
+        return decision
+    raise TypeError(
+        f"{type(strategy).__name__}.get_retry_decision() returned {decision!r}: "
+        "return a RetryDecision, or None to give up"
+    )
 
 
 def _give_back(

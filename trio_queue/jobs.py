@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from trio_queue.exceptions import InvalidArguments
 from trio_queue.types import JSONDict, JSONValue
 
 DEFAULT_QUEUE = "default"
@@ -43,6 +44,17 @@ class DeleteJobCondition(Enum):
     NEVER = "never"  #: Every job stays in the table.
     SUCCESSFUL = "successful"  #: Jobs that succeeded are deleted.
     ALWAYS = "always"  #: Jobs are deleted however they ended.
+
+
+@attrs.frozen
+class UnreadableArguments:
+    """Stands in the place of a job's arguments that the database has and Python cannot read."""
+
+    #: Why not.
+    error: str
+
+    def __str__(self) -> str:
+        return f"unreadable: {self.error}"
 
 
 def _check_aware(
@@ -87,21 +99,55 @@ class Job:
 
     def asdict(self) -> dict[str, Any]:
         """Every field by its name."""
-        return attrs.asdict(self)
+        # Not `attrs.asdict`: it walks the arguments, however deeply they are nested.
+        return {field.name: getattr(self, field.name) for field in attrs.fields(Job)}
+
+    @property
+    def keywords(self) -> JSONDict:
+        """The task's keyword arguments, looked at: whoever writes rows by hand may write anything.
+
+        Raises:
+            InvalidArguments: The row has something else there.
+        """
+        match self.task_kwargs:
+            case dict() as keywords:
+                return keywords
+            case UnreadableArguments(error):
+                told = f"cannot be read ({error}): correct or delete its row"
+            case other:
+                told = (
+                    f"are no JSON object of keyword arguments but {_shown(other)}: correct its row"
+                )
+        raise InvalidArguments(f"the arguments of job {self.id} of task {self.task_name!r} {told}")
 
     def log_context(self) -> dict[str, Any]:
         """Every field, JSON-ready, and the call as text."""
         context = self.asdict()
         if self.scheduled_at is not None:
             context["scheduled_at"] = self.scheduled_at.isoformat()
+        if isinstance(self.task_kwargs, UnreadableArguments):
+            context["task_kwargs"] = str(self.task_kwargs)
         context["call_string"] = self.call_string
         return context
 
     @cached_property
     def call_string(self) -> str:
         """The call as a reader of the log knows it: `module.task[12](a=1)`."""
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.task_kwargs.items())
+        match self.task_kwargs:
+            case dict() as keywords:
+                arguments = ", ".join(f"{key}={_shown(value)}" for key, value in keywords.items())
+            case UnreadableArguments() as unreadable:
+                arguments = str(unreadable)
+            case other:
+                arguments = _shown(other)
         return f"{self.task_name}[{self.id}]({arguments})"
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - nested too deeply, or whatever a user's decoder made of it
+        return f"<{type(value).__name__} that cannot be shown>"
 
 
 @attrs.frozen(kw_only=True)

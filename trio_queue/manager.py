@@ -66,7 +66,7 @@ class JobManager(Listing):
         """Insert a periodic job once for its moment, whoever asks.
 
         Returns:
-            The job's id; None: somebody has deferred it for this moment.
+            The job's id; None where somebody has deferred it for this moment already.
 
         Raises:
             InvalidTimestamp: The job's argument `timestamp` is another one.

@@ -234,10 +234,6 @@ class AdoptOrphans(Verb[list[Orphan]]):
     limit: int
 
 
-#: The reason that stands beside the event of a job that was rescued: how its deaths are counted.
-WORKER_DIED = "worker_died"
-
-
 # -- managing -----------------------------------------------------------------------------------
 
 

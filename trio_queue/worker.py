@@ -11,6 +11,7 @@ reach; the rest lives in a child task behind a shield.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
@@ -28,6 +29,7 @@ from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options, WorkerOptions, read_options
 from trio_queue._worker.periodic import PeriodicDeferrer
 from trio_queue._worker.report import Reporter
+from trio_queue._worker.rescue import Rescuer
 from trio_queue._worker.run import Runner
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.services import Supervisor
@@ -73,6 +75,7 @@ class Worker:
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
         self._ran = False
+        self._listened = False
         self._error: BaseException | None = None
 
     @property
@@ -93,6 +96,9 @@ class Worker:
         """Abort the running jobs, then stop. From any thread, at any time, as often as one likes."""
         self._shutdown.abort("abort() was called")
 
+    # Ctrl-C must reach the one task that hears it, not whichever of ours happens to hold the CPU:
+    # each task of the worker begins with a protected function.
+    @trio.lowlevel.enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until asked to stop, or, with `wait=False`, until no job is left.
 
@@ -100,7 +106,8 @@ class Worker:
         still running.
 
         Args:
-            task_status: Started when the worker listens and has its row.
+            task_status: Started when the worker listens and has its row; or, where it was stopped
+                before that, when it returns.
 
         Raises:
             WorkerAlreadyRan: It ran before.
@@ -118,10 +125,11 @@ class Worker:
             raise WorkerAlreadyRan
         self._ran = True
         if self.stage is Stage.STOPPED:
+            task_status.started()
             return  # it was stopped before it ran: nothing is fetched
         self._shutdown.attach()
         with (
-            heard_signals(self._shutdown, self._reporter.logger)
+            heard_signals(self._shutdown, self._reporter.logger, self._exit_process)
             if self.options.install_signal_handlers
             else nullcontext()
         ):
@@ -130,6 +138,8 @@ class Worker:
                 interrupt = await self._wait_ended()
         if error := self._error or self._supervisor.error or interrupt:
             raise error
+        if not self._listened:
+            task_status.started()  # stopped while it started: whoever waits for it need not fail
         # A caller's cancel was swallowed in order to drain: here it goes on.
         await trio.lowlevel.checkpoint_if_cancelled()
 
@@ -149,6 +159,7 @@ class Worker:
                     self._shutdown.stop("the scope around run() was cancelled")
         return interrupt
 
+    @trio.lowlevel.enable_ki_protection
     async def _live(self, task_status: trio.TaskStatus[None]) -> None:
         try:
             # A stop while STARTING cancels this scope; from RUNNING on nobody does.
@@ -156,6 +167,8 @@ class Worker:
                 await self._work(task_status)
         except BaseException as error:  # noqa: BLE001 - handed to run(), which raises it bare
             self._error = self._error or error
+            # What breaks here while it runs, a bug of ours, ends the worker by the same stages.
+            self._shutdown.stop(f"it broke: {error!r}")
         finally:
             self._shutdown.post(Event.ENDED, "every job has ended")
             self._ended.set()
@@ -176,6 +189,7 @@ class Worker:
                 self._shutdown.post(Event.STARTED, "it listens and has its row")
                 if self.stage is Stage.STOPPED:
                     return
+                self._listened = True
                 task_status.started()
                 await self._serve(database, lease, notifications)
 
@@ -197,13 +211,13 @@ class Worker:
             options=self.options,
             running=self._running,
             shutdown=self._shutdown,
-            reporter=self._reporter,
         )
         completer = Completer(
             database=database,
             running=self._running,
             shutdown=self._shutdown,
-            lease=self.options.stalled_worker_timeout,
+            lease=lease,
+            patience=self.options.stalled_worker_timeout,
             written=fetcher.written,
             reporter=self._reporter,
         )
@@ -222,11 +236,16 @@ class Worker:
             options=self.options,
             running=self._running,
         )
-        periodic = PeriodicDeferrer(
+        periodic = PeriodicDeferrer(app=self.app, database=database, logger=self._reporter.logger)
+        rescuer = Rescuer(
             app=self.app,
             database=database,
+            fetcher=fetcher,
+            lease=lease,
+            options=self.options,
+            running=self._running,
             shutdown=self._shutdown,
-            logger=self._reporter.logger,
+            reporter=self._reporter,
         )
         intake = trio.CancelScope()
         async with trio.open_nursery() as services:
@@ -238,10 +257,9 @@ class Worker:
             supervised("report", self._report)
             supervised("heartbeat", lease.watch)
             supervised("show stage", lease.show_stage)
-            supervised("complete", completer.write)
+            services.start_soon(self._keep_writing, completer)
+            supervised("rescue", rescuer.rescue)
             supervised("poll aborts", ear.poll_aborts)
-            supervised("periodic", periodic.defer)
-            supervised("give back", fetcher.give_back)
             if notifications is not None:
                 supervised("listen", partial(ear.listen, notifications))
             async with trio.open_nursery() as jobs:
@@ -250,7 +268,11 @@ class Worker:
                     jobs.start_soon(runner.run, running)
 
                 with intake:
-                    await self._supervisor.run("fetch", partial(fetcher.fetch, hand_over))
+                    async with trio.open_nursery() as intakes:
+                        intakes.start_soon(self._supervisor.run, "periodic", periodic.defer)
+                        await self._supervisor.run("fetch", partial(fetcher.fetch, hand_over))
+                # Not before: a claim that is still being cancelled could come after the release.
+                supervised("give back", fetcher.give_back)
             # A job keeps its place until its row is written: leaving the services would lose it.
             await self._running.wait_none()
             services.cancel_scope.cancel(reason="every job has ended and every row is written")
@@ -264,12 +286,20 @@ class Worker:
         await self._shutdown.wait_aborting()
         self._running.abort_all(AbortReason.SHUTDOWN)
 
+    @trio.lowlevel.enable_ki_protection
+    async def _keep_writing(self, completer: Completer) -> None:
+        """The one service that goes on after an error: jobs keep their places until it has written."""
+        while True:
+            await self._supervisor.run("complete", completer.write)
+
     async def _report(self) -> None:
         """While it drains, say every few seconds what it waits for; a service."""
         await self._shutdown.draining.wait()
         while True:
             await trio.sleep(REPORT_INTERVAL)
-            self._reporter.draining(self.stage, asked=self._shutdown.asks > 0)
+            self._reporter.draining(
+                self.stage, worker_id=self.worker_id, asked=self._shutdown.asks > 0
+            )
 
     def _caller(self) -> Caller:
         return Caller(
@@ -279,6 +309,12 @@ class Worker:
             task_middleware=tuple(self.options.task_middleware),
             worker_middleware=tuple(self.options.worker_middleware),
         )
+
+    @property
+    def _exit_process(self) -> Callable[[int], None] | None:
+        if not self.options.exit_on_third_signal:
+            return None
+        return lambda status: self._lease.exit_process(status) if self._lease else os._exit(status)
 
     def _changed(self, change: Change) -> None:
         if change.before is Stage.STARTING and change.after is Stage.STOPPED:

@@ -17,10 +17,12 @@ import attrs
 import procrastinate
 import psycopg
 import trio
+from psycopg import sql
 
 import trio_queue
 from tests.fix_postgres import apply_schema
 from trio_queue.embedded import EmbeddedServer
+from trio_queue.types import JSONDict
 
 #: A throw-away server leaves out what a server does that nobody has tuned; here it does it.
 SETTINGS: dict[str, str | int] = {
@@ -51,7 +53,7 @@ class Bench:
         """A fresh database with our schema or with Procrastinate's own."""
         name = f"bench_{next(self._numbers)}"
         with psycopg.connect(self.server.conninfo(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]  # a name of ours
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         conninfo = self.server.conninfo(name)
         if ours:
             apply_schema(conninfo)
@@ -129,7 +131,9 @@ def batch_defer(
     count: int = 20_000, size: int = 1_000
 ) -> Callable[[Bench], Iterator[tuple[str, float]]]:
     """Jobs per second deferred in batches."""
-    batches = [[{"number": n} for n in range(i, i + size)] for i in range(0, count, size)]
+    batches: list[list[JSONDict]] = [
+        [{"number": n} for n in range(i, i + size)] for i in range(0, count, size)
+    ]
 
     async def on_trio(app: trio_queue.App) -> float:
         async with app.open_async():

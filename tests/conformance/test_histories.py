@@ -23,7 +23,7 @@ from trio_queue._pg.connection import TrioConnection
 from trio_queue._storage.memory_rows import News
 from trio_queue._storage.parameters import Parameters
 from trio_queue._storage.store import PostgresJobStore
-from trio_queue.completion import Completion
+from trio_queue.completion import WORKER_DIED, Completion
 from trio_queue.exceptions import TrioQueueException
 from trio_queue.jobs import Event, Job, Status
 from trio_queue.retry import RetryDecision
@@ -142,7 +142,7 @@ class Script:
             retry=retry,
             if_abort_requested=self._random.choice([Status.ABORTED, Status.FAILED]),
             delete=status is not Status.TODO and self._chance(),
-            reason=self._maybe("shutdown", store.WORKER_DIED),
+            reason=self._maybe("shutdown", WORKER_DIED),
         )
 
     def _cancel(self) -> store.CancelJob:

@@ -8,12 +8,11 @@ import pytest
 import trio
 
 from tests.conformance.conftest import registration
-from trio_queue.completion import Completion
+from trio_queue.completion import WORKER_DIED, Completion
 from trio_queue.exceptions import WorkerGone
 from trio_queue.jobs import Job, Status
 from trio_queue.retry import RetryDecision
 from trio_queue.store import (
-    WORKER_DIED,
     AdoptJobs,
     AdoptOrphans,
     DeferJobs,

@@ -150,7 +150,7 @@ def server_directory(place: Path, caller: Caller) -> Path:
 @pytest.fixture
 def throwaway_directory(place: Path, caller: Caller) -> Path:
     """A directory that does not exist yet, where the caller can make it."""
-    parent = place / "of caller"
+    parent = place / "of-caller"
     parent.mkdir(0o755)
     return caller.own(parent) / "server"
 

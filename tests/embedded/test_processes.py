@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -19,7 +20,6 @@ from trio_queue.embedded.locks import SUPERVISOR_LOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from trio_queue.embedded import Binaries
 
@@ -40,7 +40,7 @@ def test_the_server_stops_after_its_last_user_however_it_ended(
     wait_for_end(user.supervisor)
     assert not live_processes(str(server_directory))
     # A clean stop removes it; only a crash leaves it.
-    assert not (server_directory / "postgresql-18" / "postmaster.pid").exists()
+    assert not list(server_directory.glob("postgresql-*/postmaster.pid"))
 
 
 def test_the_server_lives_until_the_last_of_two_users_goes(
@@ -99,7 +99,7 @@ def test_a_number_in_postmaster_pid_that_is_another_process_now(
         os.kill(user.supervisor, signal.SIGKILL)
         user.end(signal.SIGKILL)
         wait_for_end(user.postgres)
-    data = server_directory / "postgresql-18"
+    (data,) = (path.parent for path in server_directory.glob("postgresql-*/PG_VERSION"))
     pid_file = data / "postmaster.pid"
     owner = data.stat().st_uid
     # PostgreSQL believes in any process of its own account; and this one even names the cluster.
@@ -161,12 +161,16 @@ def test_supervisor_and_user_killed_together_leave_nothing(
 def test_the_last_user_of_a_killed_throwaway_supervisor_removes_the_files(
     caller: Caller, throwaway_directory: Path
 ) -> None:
-    with User(caller, throwaway_directory, ephemeral=True) as user:
+    directory = throwaway_directory.with_name("has its socket elsewhere")
+    with User(caller, directory, ephemeral=True) as user:
+        outside = Path(user.answer["socket_directory"])
+        assert outside.parent != directory
         os.kill(user.supervisor, signal.SIGKILL)
         wait_for_end(user.postgres)
-        wait_for_unlock(throwaway_directory / SUPERVISOR_LOCK)
+        wait_for_unlock(directory / SUPERVISOR_LOCK)
         user.end()
-    assert not (throwaway_directory).exists()
+    assert not directory.exists()
+    assert not outside.exists()
 
 
 def test_a_cluster_is_never_seen_half_made(caller: Caller, server_directory: Path) -> None:
@@ -185,22 +189,26 @@ def test_a_killed_starters_initdb_is_waited_for(
     fake_binaries: Callable[[str, str], Binaries],
 ) -> None:
     """It goes on without its caller; another start must not clear its files away under it."""
-    begun, go_on = place / "begun", place / "go on"
-    for pipe in (begun, go_on):
-        os.mkfifo(pipe)
-        pipe.chmod(0o666)
+    signs = place / "signs"
+    signs.mkdir()
+    signs.chmod(0o777)
+    go_on = signs / "go on"
+    os.mkfifo(go_on)
+    go_on.chmod(0o666)
     slow = fake_binaries(
-        f"echo begun > '{begun}'; read go < '{go_on}'; exit 1", "echo 'postgres (PostgreSQL) 18.1'"
+        f": > {signs}/begun; read go < '{go_on}'; exit 1", "echo 'postgres (PostgreSQL) 18.1'"
     )
     environment = {BINARIES_VARIABLE: str(slow.directory)}
-    with User(caller, server_directory, environment) as killed:
-        assert begun.read_text() == "begun\n"
-        killed.end(signal.SIGKILL)
-    with User(caller, server_directory, start_timeout=0.0) as too_early:
-        assert "waited in vain for another start" in too_early.error
-    go_on.write_text("go\n")
-    with User(caller, server_directory) as user:
-        assert answers(user.conninfo)
+    # Open at both ends: neither side can hang because the other has died.
+    with go_on.open("r+b", buffering=0) as pipe:
+        with User(caller, server_directory, environment) as killed:
+            wait_until((signs / "begun").exists, "initdb to begin")
+            killed.end(signal.SIGKILL)
+        with User(caller, server_directory, start_timeout=0.0) as too_early:
+            assert "waited in vain for another start" in too_early.error
+        pipe.write(b"go\n")
+        with User(caller, server_directory) as user:
+            assert answers(user.conninfo)
 
 
 def test_a_throwaway_server_leaves_no_file(caller: Caller, throwaway_directory: Path) -> None:

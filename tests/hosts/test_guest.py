@@ -57,6 +57,12 @@ class Application:
         return str(connector.jobs[1]["status"])
 
 
+def ask(worker: Worker) -> None:
+    """What the cancel of the facade's task is."""
+    shutdown = worker._shutdown  # pyright: ignore[reportPrivateUsage] - the facade is yet to come
+    shutdown.ask("Task.cancel()")
+
+
 def in_asyncio(main: Callable[[Application], Coroutine[Any, Any, None]]) -> None:
     """Run an application in a loop of its own."""
     asyncio.run(main(Application()))
@@ -82,8 +88,8 @@ def test_asked_once_it_drains() -> None:
             worker = Worker(application.app, install_signal_handlers=False)
             ended = as_guest(worker.run)
             await application.began.wait()
-            worker._shutdown.ask("Task.cancel()")
-            while worker.stage is not Stage.DRAINING:
+            ask(worker)
+            while worker.stage is not Stage.DRAINING:  # noqa: ASYNC110 - not an asyncio.Event
                 await asyncio.sleep(0)
             assert not ended.done()
             application.end.set()
@@ -101,8 +107,8 @@ def test_asked_twice_it_aborts() -> None:
             worker = Worker(application.app, install_signal_handlers=False)
             ended = as_guest(worker.run)
             await application.began.wait()
-            worker._shutdown.ask("Task.cancel()")
-            worker._shutdown.ask("Task.cancel() again")
+            ask(worker)
+            ask(worker)
             (await ended).unwrap()
         assert application.saw == ["cancelled, AbortReason.SHUTDOWN"]
         assert application.status == "aborted"

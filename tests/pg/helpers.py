@@ -9,16 +9,17 @@ import attrs
 import trio
 from trio.abc import Instrument
 
-from trio_queue._pg import TrioConnection
-
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from typing import LiteralString
+
+    from trio_queue._pg import TrioConnection
 
 PATIENCE = 30
 """Seconds after which what a test waits for is not going to happen."""
 
 
-async def fetch_value(connection: TrioConnection, query: str, *params: Any) -> Any:
+async def fetch_value(connection: TrioConnection, query: LiteralString, *params: Any) -> Any:
     """Return the first column of the first row."""
     cursor = await connection.execute(query, params or None)
     row = await cursor.fetchone()
@@ -31,7 +32,7 @@ async def assert_usable(connection: TrioConnection) -> None:
     assert await fetch_value(connection, "SELECT 42") == 42
 
 
-async def wait_until(connection: TrioConnection, query: str, *params: Any) -> None:
+async def wait_until(connection: TrioConnection, query: LiteralString, *params: Any) -> None:
     """Ask the server again and again, until *query* is true."""
     with trio.fail_after(PATIENCE):
         while not await fetch_value(connection, query, *params):

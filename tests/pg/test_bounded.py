@@ -50,7 +50,7 @@ def test_a_deadline_in_the_past_is_one(connection: BoundedConnection) -> None:
 
 
 def test_an_exchange_may_have_its_own_timeout(connection: BoundedConnection) -> None:
-    exchange = connection.cursor()._execute_gen("SELECT pg_sleep(600)")  # pyright: ignore[reportPrivateUsage]  # how psycopg itself makes one
+    exchange = connection.cursor()._execute_gen("SELECT pg_sleep(600)")  # pyright: ignore[reportPrivateUsage] - what wait() is given
     with pytest.raises(psycopg.OperationalError, match="did not answer in time"):
         connection.wait(exchange, timeout=0.01)
 

@@ -19,6 +19,7 @@ from tests.pg.helpers import (
     wait_until_running,
 )
 from trio_queue._pg import TrioConnection, cancelling
+from trio_queue._pg.waiting import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.fix_proxy import Proxy
 
-STEPS = range(1, 16)
+STEPS = range(1, 20)
 
 
 @pytest.fixture(params=["libpq 17", "older libpq"])
@@ -77,9 +78,9 @@ async def test_in_a_cancelled_scope_nothing_is_sent(connection: TrioConnection) 
     operations: list[Callable[[], Awaitable[Any]]] = [
         lambda: connection.execute("INSERT INTO t VALUES (1)"),
         lambda: connection.cursor().executemany("INSERT INTO t VALUES (%s)", [(1,)]),
-        lambda: connection.commit(),
-        lambda: connection.wait_notifies(),
-        lambda: connection.cancel_safe(),
+        connection.commit,
+        connection.wait_notifies,
+        connection.cancel_safe,
         transact,
         pipe,
     ]
@@ -245,7 +246,7 @@ async def test_a_cancel_that_waits_for_the_lock_sends_nothing(
 ) -> None:
     await admin.execute("SELECT pg_advisory_lock(1)")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.execute, "SELECT pg_advisory_lock(1)")
+        nursery.start_soon(fetch_value, connection, "SELECT pg_advisory_lock(1)")
         await wait_until_running(admin, connection.info.backend_pid)
         with trio.move_on_after(0.01) as scope:
             await connection.execute("SELECT 1")
@@ -282,6 +283,18 @@ async def test_a_transaction_cancelled_outside_of_a_statement_is_rolled_back(
     assert await fetch_value(connection, "SELECT count(*) FROM t") == 0
 
 
+async def test_clean_up_is_not_itself_cancelled(proxy: Proxy, database: str) -> None:
+    connection = await TrioConnection.connect(proxy.conninfo(database))
+    with trio.CancelScope() as scope:
+        async with connection.transaction():
+            await connection.execute("SELECT 1")
+            scope.cancel()
+            await trio.sleep_forever()
+    await assert_usable(connection)
+    await connection.close()
+    assert proxy.accepted == 1  # no request to cancel the ROLLBACK
+
+
 async def test_a_cancelled_savepoint_leaves_the_transaction_alone(
     connection: TrioConnection,
 ) -> None:
@@ -312,8 +325,9 @@ async def test_without_autocommit_a_cancel_leaves_the_rollback_to_the_caller(
 async def test_leaving_the_connections_block_cancelled_rolls_back_and_closes(
     database: str, admin: TrioConnection
 ) -> None:
+    connection = await TrioConnection.connect(database, autocommit=False)
     with trio.CancelScope() as scope:
-        async with await TrioConnection.connect(database, autocommit=False) as connection:
+        async with connection:
             await connection.execute("CREATE TABLE never (i int)")
             scope.cancel()
             await trio.sleep_forever()
@@ -326,8 +340,9 @@ async def test_leaving_the_connections_block_cancelled_rolls_back_and_closes(
 async def test_leaving_the_connections_block_closes_it_when_the_commit_is_cancelled(
     database: str, admin: TrioConnection
 ) -> None:
+    connection = await TrioConnection.connect(database, autocommit=False)
     with trio.CancelScope() as scope:
-        async with await TrioConnection.connect(database, autocommit=False) as connection:
+        async with connection:
             await connection.execute("CREATE TABLE never (i int)")
             scope.cancel()
     assert scope.cancelled_caught
@@ -441,11 +456,24 @@ WAYS = [
 
 
 @pytest.mark.parametrize("resuming", [False, True], ids=["while waiting", "when resuming"])
+@pytest.mark.parametrize("busy", [False, True], ids=["quick", "yielding at each write"])
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_cancel_at_any_step_is_consistent(
-    connection: TrioConnection, way: Callable[[TrioConnection], Awaitable[None]], *, resuming: bool
+    connection: TrioConnection,
+    way: Callable[[TrioConnection], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    busy: bool,
+    resuming: bool,
 ) -> None:
     """Returned means written, cancelled means not; the connection stays usable, whenever."""
+    if busy:
+
+        async def always_yield(_pace: Pace) -> None:
+            await trio.lowlevel.checkpoint()
+
+        monkeypatch.setattr(Pace, "yield_if_busy", always_yield)
     await connection.execute("CREATE TABLE t (i int)")
     completed = 0
     for step in STEPS:
@@ -461,6 +489,7 @@ async def test_a_cancel_at_any_step_is_consistent(
         await connection.execute("TRUNCATE t")
         completed += returned
     assert completed
+    assert not caplog.text  # neither we nor psycopg had an error to swallow
 
 
 @pytest.mark.parametrize("resuming", [False, True], ids=["while waiting", "when resuming"])
@@ -468,10 +497,10 @@ async def test_a_cancel_at_any_step_of_connecting_leaves_no_connection(
     database: str, admin: TrioConnection, *, resuming: bool
 ) -> None:
     for step in STEPS:
-        connection = None
+        connected: list[TrioConnection] = []
         with cancelled_at(step, resuming=resuming):
-            connection = await TrioConnection.connect(database, application_name="cancelled")
-        if connection is not None:
+            connected.append(await TrioConnection.connect(database, application_name="cancelled"))
+        for connection in connected:
             await connection.close()
         pids = await fetch_value(
             admin,

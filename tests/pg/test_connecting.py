@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import trio
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from tests.pg.helpers import assert_usable
 from trio_queue._pg import TrioConnection, connecting
@@ -109,7 +109,7 @@ async def test_every_failure_is_in_the_error() -> None:
 
 
 async def test_a_name_that_cannot_be_resolved() -> None:
-    with pytest.raises(psycopg.OperationalError, match="no-such-host.invalid"):
+    with pytest.raises(psycopg.OperationalError, match=r"no-such-host\.invalid"):
         await TrioConnection.connect("host=no-such-host.invalid")
 
 
@@ -171,6 +171,6 @@ async def test_connecting_does_not_wait_for_a_users_threads(database: str) -> No
 
 
 async def test_a_name_is_resolved(database: str, postgres_server: Any) -> None:
-    parameters = conninfo_to_dict(database, host="localhost", port=postgres_server.port)
-    async with await TrioConnection.connect(**parameters) as connection:
+    conninfo = make_conninfo(database, host="localhost", port=postgres_server.port)
+    async with await TrioConnection.connect(conninfo) as connection:
         await assert_usable(connection)

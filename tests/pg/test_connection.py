@@ -25,6 +25,8 @@ from tests.pg.helpers import (
 from trio_queue._pg import TrioConnection, TrioCursor
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from tests.fix_proxy import Message, Proxy
 
 
@@ -45,21 +47,29 @@ async def test_without_autocommit(database: str, admin: TrioConnection) -> None:
 
 
 async def test_an_error_in_the_block_rolls_back(database: str, admin: TrioConnection) -> None:
-    with pytest.raises(ZeroDivisionError):
+    async def fail() -> None:
         async with await TrioConnection.connect(database, autocommit=False) as connection:
             await connection.execute("CREATE TABLE t (i int)")
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     assert await fetch_value(admin, "SELECT to_regclass('t') IS NULL")
 
 
 async def test_the_block_of_a_connection_that_was_lost(
     database: str, admin: TrioConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ZeroDivisionError):
-        async with await TrioConnection.connect(database, autocommit=False) as connection:
+    connection = await TrioConnection.connect(database, autocommit=False)
+
+    async def fail() -> None:
+        async with connection:
             await connection.execute("SELECT 1")
             await terminate(admin, connection.info.backend_pid)
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     assert "cannot roll back" in caplog.text
     assert connection.closed
 
@@ -124,10 +134,13 @@ async def test_a_pipeline_larger_than_the_buffers(connection: TrioConnection) ->
 
 
 async def test_an_error_in_a_pipeline_leaves_it_usable(connection: TrioConnection) -> None:
-    with pytest.raises(errors.DivisionByZero):
+    async def fail() -> None:
         async with connection.pipeline():
             await connection.execute("SELECT 1 / 0")
             await connection.execute("SELECT 1")
+
+    with pytest.raises(errors.DivisionByZero):
+        await fail()
     await assert_usable(connection)
 
 
@@ -170,7 +183,7 @@ async def test_a_failed_begin_is_no_open_block(
         with pytest.raises(errors.SyntaxError):
             async with connection.transaction():
                 raise AssertionError("entered")
-    assert connection._num_transactions == 0
+    assert connection._num_transactions == 0  # pyright: ignore[reportPrivateUsage]
     async with connection.transaction():
         await connection.execute("INSERT INTO t VALUES (1)")
     assert await fetch_value(connection, "SELECT count(*) FROM t") == 1
@@ -183,25 +196,30 @@ async def test_a_transaction_block_never_leaves_its_transaction_open(
         raise psycopg.OperationalError("no")
 
     monkeypatch.setattr(psycopg.AsyncTransaction, "_rollback_gen", refuse_to_roll_back)
-    with pytest.raises(ZeroDivisionError):
+
+    async def fail() -> None:
         async with connection.transaction():
             await connection.execute("SELECT 1")
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     assert connection.closed
     assert "left its transaction open" in caplog.text
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda connection: connection.cursor().stream("SELECT 1"),
-        lambda connection: connection.cursor().copy("COPY t TO STDOUT"),
-        lambda connection: connection.cursor("named"),
-        lambda connection: connection.notifies(),
-    ],
-    ids=["stream", "copy", "server-side cursor", "notifies"],
-)
-async def test_what_does_not_work_on_trio_is_refused(connection: TrioConnection, use: Any) -> None:
+REFUSED: dict[str, Callable[[TrioConnection], object]] = {
+    "stream": lambda connection: connection.cursor().stream("SELECT 1"),
+    "copy": lambda connection: connection.cursor().copy("COPY t TO STDOUT"),
+    "server-side cursor": lambda connection: connection.cursor("named"),
+    "notifies": lambda connection: connection.notifies(),
+}
+
+
+@pytest.mark.parametrize("use", REFUSED.values(), ids=REFUSED)
+async def test_what_does_not_work_on_trio_is_refused(
+    connection: TrioConnection, use: Callable[[TrioConnection], object]
+) -> None:
     with pytest.raises(psycopg.NotSupportedError, match="on Trio"):
         use(connection)
     await assert_usable(connection)
@@ -264,7 +282,7 @@ async def test_a_backend_terminated_while_listening(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(kill)
-        with pytest.raises(psycopg.OperationalError):
+        with pytest.raises(psycopg.OperationalError, match="administrator command"):
             await connection.wait_notifies()
     assert connection.broken
 
@@ -298,11 +316,13 @@ async def test_closing_wakes_whoever_waits(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(close)
+        operation: Awaitable[object] = (
+            connection.execute("SELECT pg_sleep(600)")
+            if waiting_for == "a query"
+            else connection.wait_notifies()
+        )
         with pytest.raises(psycopg.OperationalError, match="closed"):
-            if waiting_for == "a query":
-                await connection.execute("SELECT pg_sleep(600)")
-            else:
-                await connection.wait_notifies()
+            await operation
     assert connection.closed
     assert not connection.broken
     await admin.execute("SELECT pg_terminate_backend(%s)", (pid,))  # it still sleeps

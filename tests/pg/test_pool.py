@@ -86,12 +86,15 @@ async def test_those_who_wait_are_served_in_their_order(database: str) -> None:
         async with pool.connection():
             order.append(number)
 
-    async with Pool(database, max_size=1) as pool, trio.open_nursery() as nursery:
-        async with pool.connection():
-            for number in range(4):
-                nursery.start_soon(ask, pool, number)
-                await trio.testing.wait_all_tasks_blocked()
-            assert pool.statistics().waiting == 4
+    async with (
+        Pool(database, max_size=1) as pool,
+        trio.open_nursery() as nursery,
+        pool.connection(),
+    ):
+        for number in range(4):
+            nursery.start_soon(ask, pool, number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert pool.statistics().waiting == 4
     assert order == [0, 1, 2, 3]
 
 
@@ -125,13 +128,15 @@ async def test_an_open_transaction_is_rolled_back(
 
 async def test_an_open_transaction_is_rolled_back_in_a_cancelled_scope(database: str) -> None:
     async with Pool(database, kwargs={"autocommit": False}) as pool:
+        borrowed: list[TrioConnection] = []
         with trio.CancelScope() as scope:
             async with pool.connection() as first:
+                borrowed.append(first)
                 await first.execute("SELECT 1")
                 scope.cancel()
                 await trio.sleep_forever()
         async with pool.connection() as second:
-            assert second is first
+            assert borrowed == [second]
             assert second.info.transaction_status.name == "IDLE"
 
 
@@ -249,8 +254,9 @@ async def test_lifetimes_differ(database: str, mock_clock: trio.testing.MockCloc
     async with Pool(database, max_lifetime=100, max_size=3) as pool:
         async with AsyncExitStack() as stack:
             await borrow(stack, pool, 3)
-        assert len({member.expires_at for member in pool._idle}) == 3
-        assert all(90 <= member.expires_at <= 100 for member in pool._idle)
+        members = pool._idle  # pyright: ignore[reportPrivateUsage]
+        assert len({member.expires_at for member in members}) == 3
+        assert all(90 <= member.expires_at <= 100 for member in members)
 
 
 async def test_a_connection_that_expires_while_lent_is_closed_when_returned(
@@ -277,6 +283,19 @@ async def test_idle_connections_are_closed_down_to_min_size(
         await backend_pid(pool)
         assert pool.statistics().idle == 1
         assert pool.statistics().discarded == {"idle": 3}
+
+
+async def test_min_size_idle_connections_are_kept_however_long(
+    database: str, mock_clock: trio.testing.MockClock
+) -> None:
+    async with Pool(database, min_size=2, max_size=4, max_idle=50) as pool:
+        async with AsyncExitStack() as stack:
+            kept = await borrow(stack, pool, 4)
+        mock_clock.jump(1000)
+        async with pool.connection() as connection:
+            assert connection in kept
+        assert pool.statistics().idle == 2
+        assert pool.statistics().discarded == {"idle": 2}
 
 
 # -- open and close -----------------------------------------------------------------------------------

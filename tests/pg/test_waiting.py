@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -12,21 +14,22 @@ import trio.testing
 from psycopg.waiting import Ready, Wait
 
 from tests.pg.helpers import terminate
-from trio_queue._pg import waiting
+from trio_queue._pg import TrioConnection, waiting
 from trio_queue._pg.bounded import BoundedConnection
 from trio_queue._pg.waiting import (
     PSYCOPG_INTERNALS,
     ConnectionLock,
     Exchange,
     Pace,
-    has_hung_up,
     in_cancelled_scope,
+    is_readable_now,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from trio_queue._pg import TrioConnection
+    from tests.fix_proxy import Proxy
+
 
 # -- psycopg's internals ------------------------------------------------------------------------
 
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 async def test_psycopg_still_has_what_is_relied_on(name: str, connection: TrioConnection) -> None:
     if name.startswith("psycopg.AsyncConnection."):
         plain = psycopg.AsyncConnection(connection.pgconn)
-        plain._pool = None  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue] - silences its ResourceWarning
+        plain._pool = None  # pyright: ignore[reportPrivateUsage] - silences its ResourceWarning
         assert hasattr(plain, name.rpartition(".")[2])
     elif name.startswith("psycopg.Connection."):
         assert hasattr(psycopg.Connection, name.rpartition(".")[2])
@@ -52,19 +55,16 @@ def test_the_values_that_generators_speak() -> None:
 
 
 def test_wait_is_called_with_keywords_that_are_understood() -> None:
-    known = set(inspect.signature(waiting_method()).parameters)
+    known = set(inspect.signature(TrioConnection.wait).parameters)
     assert set(inspect.signature(psycopg.AsyncConnection.wait).parameters) <= known
     known = set(inspect.signature(BoundedConnection.wait).parameters)
     assert set(inspect.signature(psycopg.Connection.wait).parameters) <= known
 
 
-def waiting_method() -> Any:
-    from trio_queue._pg import TrioConnection
-
-    return TrioConnection.wait
+ITERATION = "__anext__" if hasattr(psycopg.AsyncCursor, "__anext__") else "__aiter__"  # until 3.2
 
 
-@pytest.mark.parametrize("name", ["fetchone", "fetchmany", "fetchall", "__anext__"])
+@pytest.mark.parametrize("name", ["fetchone", "fetchmany", "fetchall", ITERATION])
 def test_every_fetch_passes_the_hook(name: str) -> None:
     assert "_fetch_pipeline" in inspect.getsource(getattr(psycopg.AsyncCursor, name))
 
@@ -91,18 +91,19 @@ def ends() -> Generator[tuple[socket.socket, socket.socket], None, None]:
 def ask(*wanted: Wait) -> Generator[Wait, Ready | int, list[int]]:
     answers: list[int] = []
     for each in wanted:
-        answers.append(int((yield each)))
+        answer = yield each
+        answers += [int(answer)]
     return answers
 
 
 def fill(ours: socket.socket) -> None:
-    with pytest.raises(BlockingIOError):
+    with contextlib.suppress(BlockingIOError):
         while True:
             ours.send(b"x" * 65536)
 
 
 def drain(theirs: socket.socket) -> None:
-    with pytest.raises(BlockingIOError):
+    with contextlib.suppress(BlockingIOError):
         while True:
             theirs.recv(1 << 20)
 
@@ -193,11 +194,8 @@ async def test_a_cancel_of_a_wait_for_both_is_no_group(
 ) -> None:
     fill(ends[0])
     exchange = Exchange(ask(Wait.RW), ends[0].fileno(), Pace())
-    with trio.move_on_after(0) as scope:
-        with pytest.raises(trio.Cancelled):
-            await exchange.run()
-        await trio.lowlevel.checkpoint()
-    assert scope.cancelled_caught
+    with trio.move_on_after(0), pytest.raises(trio.Cancelled):
+        await exchange.run()
     ends[1].send(b"x")
     assert await exchange.run() == [Ready.R]
 
@@ -208,9 +206,29 @@ async def test_a_cancel_of_a_wait_for_both_is_no_group(
 async def test_a_terminated_connection_is_found_without_a_round_trip(
     connection: TrioConnection, admin: TrioConnection
 ) -> None:
-    assert not has_hung_up(connection.pgconn)
+    assert not connection.has_hung_up()
     await terminate(admin, connection.info.backend_pid)
-    assert has_hung_up(connection.pgconn)
+    assert connection.has_hung_up()
+
+
+async def test_the_servers_last_words_are_a_hang_up(
+    proxy: Proxy, database: str, admin: TrioConnection
+) -> None:
+    proxy.passes_on_the_end = False
+    async with await TrioConnection.connect(proxy.conninfo(database)) as connection:
+        assert not connection.has_hung_up()
+        await terminate(admin, connection.info.backend_pid)
+        await trio.lowlevel.wait_readable(connection.pgconn.socket)
+        assert connection.has_hung_up()
+        assert not connection.closed  # nothing but words came
+        await connection.close()
+
+
+def test_a_descriptor_that_fails_is_libpqs_to_find_out() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.close(writer)
+    assert is_readable_now(reader)
 
 
 async def test_a_notification_is_no_hang_up(
@@ -219,7 +237,7 @@ async def test_a_notification_is_no_hang_up(
     await connection.execute("LISTEN c")
     await admin.execute("NOTIFY c, 'hello'")
     await trio.lowlevel.wait_readable(connection.pgconn.socket)
-    assert not has_hung_up(connection.pgconn)
+    assert not connection.has_hung_up()
     assert [each.payload for each in await connection.wait_notifies(0)] == ["hello"]
 
 
@@ -279,20 +297,19 @@ async def test_a_lock_handed_over_and_cancelled_in_one_turn_is_passed_on() -> No
 
 async def test_clean_up_waits_for_the_lock_in_a_cancelled_scope() -> None:
     lock = ConnectionLock(cleanup_timeout=5)
-    entered = False
+    events: list[str] = []
 
     async def clean_up() -> None:
-        nonlocal entered
         with trio.CancelScope() as scope:
             scope.cancel()
             async with lock:
-                entered = True
+                events.append("entered")
 
     async with trio.open_nursery() as nursery, lock:
         nursery.start_soon(clean_up)
         await trio.testing.wait_all_tasks_blocked()
-        assert not entered
-    assert entered
+        events.append("left")
+    assert events == ["left", "entered"]
     assert not lock.locked()
 
 
@@ -317,3 +334,4 @@ async def test_whether_a_scope_is_cancelled() -> None:
         assert in_cancelled_scope()
         with trio.CancelScope(shield=True):
             assert not in_cancelled_scope()
+            await trio.lowlevel.checkpoint()

@@ -98,7 +98,7 @@ def finish(
 def release(connection: Connection, worker: int, keep: Sequence[int] = ()) -> dict[int, str]:
     """Give back what a worker does not run; the status of each by its id."""
     found = rows(connection, query("release_jobs"), {"worker_id": worker, "keep": list(keep)})
-    return {job_id: status for job_id, status in found}
+    return dict(found)
 
 
 def job(connection: Connection, job_id: int) -> Mapping[str, Any]:

@@ -126,4 +126,6 @@ def test_both_ways_to_our_schema_lead_to_the_same_one(
 
 def _normal(definition: str) -> str:
     """Conditions that mean the same in other words."""
-    return definition.split(" WHEN ")[0] + definition.rsplit(" EXECUTE ")[-1]
+    return (
+        definition.split(" WHEN ", maxsplit=1)[0] + definition.rsplit(" EXECUTE ", maxsplit=1)[-1]
+    )

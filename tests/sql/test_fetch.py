@@ -73,7 +73,8 @@ def fill(connection: Connection, seed: str) -> dict[str, Any]:
         table.sort(key=lambda row: -(row[3] or 0))
     connection.execute("SET session_replication_role = replica")
     connection.execute("DELETE FROM procrastinate_jobs")
-    connection.execute(FILL, [list(column) for column in zip(*table, strict=True)] or [[]] * 5)
+    columns: list[list[Any]] = [list(column) for column in zip(*table, strict=True)]
+    connection.execute(FILL, columns or [[], [], [], [], []])
     connection.execute("SET session_replication_role = origin")
     some = [r.choice(queues), r.choice(queues), "none"]
     asked = r.choice([None, None, queues[:1], some, queues, [], ["none", None]])
@@ -86,7 +87,7 @@ def tried(connection: Connection, text: str, asked: dict[str, Any]) -> tuple[lis
     try:
         with connection.transaction():
             found = column(connection, text, asked), rows(connection, STATE)
-            raise Undo
+            raise Undo  # noqa: TRY301  # it rolls the transaction back
     except Undo:
         return found
 
@@ -100,7 +101,7 @@ def test_a_batch_takes_what_so_many_single_claims_take_in_their_order(
     )
     worker = register(connection)
     taken = 0
-    for number in range(120 * SCALE):
+    for number in range(60 * SCALE):
         with connection.transaction():
             asked = {**fill(connection, f"differential {number}"), "worker_id": worker}
             eligible = value(connection, query("has_eligible_job"), asked)
@@ -108,7 +109,7 @@ def test_a_batch_takes_what_so_many_single_claims_take_in_their_order(
             assert tried(connection, AT_ONCE, asked) == expected, number
             assert eligible is bool(expected[0]), number
             taken += len(expected[0])
-    assert taken > 100
+    assert taken > 60
 
 
 @pytest.fixture
@@ -128,11 +129,12 @@ def test_beside_an_open_claim_the_jobs_that_follow_are_taken_at_once(
                 asked = {**fill(connection, f"beside {number}"), "worker_id": worker}
             some = random.Random(number).randint(1, 60)
             expected, _ = tried(connection, AT_ONCE, {**asked, "limit": 200})
+            taken, following = list[int](), list[int]()
             try:
                 with first.transaction():
                     taken = column(first, AT_ONCE, {**asked, "limit": some})
                     following, _ = tried(second, AT_ONCE, asked)
-                    raise Undo
+                    raise Undo  # noqa: TRY301  # it rolls the transaction back
             except Undo:
                 pass
             assert taken == expected[:some], number
@@ -164,7 +166,8 @@ def test_waiting_for_ddl_is_not_taken_for_a_race(
     worker = register(connection)
     made = insert(connection)
     with psycopg.connect(queue_database) as other:
-        other.execute("LOCK TABLE procrastinate_jobs IN ACCESS EXCLUSIVE MODE")
+        # As CREATE INDEX does: rows can be looked at and locked, but not changed.
+        other.execute("LOCK TABLE procrastinate_jobs IN SHARE MODE")
         got: list[int] = []
         thread = threading.Thread(target=lambda: got.extend(fetch(second, worker)))
         thread.start()

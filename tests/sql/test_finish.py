@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from typing import Any
 
 import psycopg
@@ -151,7 +152,7 @@ def test_a_batch_of_everything_is_answered_in_its_order(
 
 def test_a_retry_says_when_and_what_changes(connection: Connection, worker: int) -> None:
     made = claimed(connection, worker, priority=3, lock="old")
-    said = {
+    said: dict[str, Any] = {
         "retries": [True],
         "retry_in": [60.0],
         "priorities": [7],
@@ -176,7 +177,7 @@ def test_a_retry_at_a_moment_or_at_once(connection: Connection, worker: int) -> 
         insert(connection, scheduled_at=datetime.datetime.now(tz=datetime.UTC)),
     )
     assert set(fetch(connection, worker)) == {first, second}
-    said = {"retries": [True, True], "retry_at": [moment, None]}
+    said: dict[str, Any] = {"retries": [True, True], "retry_at": [moment, None]}
     assert finish(connection, worker, [first, second], "todo", **said) == ["todo", "todo"]
     assert job(connection, first)["scheduled_at"] == moment
     assert job(connection, second)["scheduled_at"] is None
@@ -196,7 +197,7 @@ def test_a_job_given_back_is_as_it_was(connection: Connection, worker: int) -> N
     due = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     made = claimed(connection, worker, scheduled_at=due, priority=2, attempts=4, lock="l")
     # What is said of retries does not concern it.
-    said = {
+    said: dict[str, Any] = {
         "retries": [False],
         "retry_in": [60.0],
         "priorities": [7],
@@ -338,7 +339,7 @@ def woken(listening: Connection) -> list[tuple[str, int]]:
     listening.execute("SELECT 1")
     found: list[tuple[str, int]] = []
     for channel, payload in notified(listening):
-        told = psycopg.types.json.json.loads(payload)
+        told: dict[str, Any] = json.loads(payload)
         assert set(told) == {"type", "job_id"}
         assert told["type"] == "job_inserted"
         found.append((channel.removeprefix(QUEUE_CHANNEL), told["job_id"]))
@@ -406,6 +407,7 @@ def test_by_hand_and_by_procrastinates_functions_it_is_the_same(
     value(connection, "SELECT procrastinate_finish_job_v1(%s, 'failed', false)::text", [made])
     assert woken(listening) == [("other", successor), (ANY_CHANNEL, successor)]
     value(connection, "SELECT procrastinate_retry_job_v2(%s, NULL, NULL, NULL, 'x')::text", [made])
+    assert events(connection, made) == ["deferred", "started", "failed", "retried"]
     assert woken(listening) == [(ANY_CHANNEL, made), ("q", made)]
     connection.execute(
         "UPDATE procrastinate_jobs SET status = 'cancelled' WHERE id = %s", [successor]

@@ -25,7 +25,7 @@ from tests.sql.table import (
 )
 from tests.sql.test_workers import orphans
 from trio_queue._storage.queries import query
-from trio_queue.store import WORKER_DIED
+from trio_queue.completion import WORKER_DIED
 
 
 def adopt(connection: Connection, worker: int, limit: int = 100, after: float = 30) -> list[int]:

@@ -129,8 +129,10 @@ def test_an_index_that_was_interrupted_is_built_again(stock: Connection) -> None
             "trio_queue_workers_deleted_v1",
         ),
         (
-            "CREATE OR REPLACE TRIGGER trio_queue_events_job_exists_v1 AFTER INSERT ON procrastinate_events"
-            " FOR EACH ROW EXECUTE FUNCTION procrastinate_trigger_function_scheduled_events_v1()",
+            (
+                "CREATE OR REPLACE TRIGGER trio_queue_events_job_exists_v1 AFTER INSERT ON procrastinate_events"
+                " FOR EACH ROW EXECUTE FUNCTION procrastinate_trigger_function_scheduled_events_v1()"
+            ),
             "trio_queue_events_job_exists_v1",
         ),
         (

@@ -29,7 +29,15 @@ from psycopg.rows import tuple_row
 from trio_queue._pg.cancelling import Unsettled, cancel_on_server, settle
 from trio_queue._pg.connecting import connect_pgconn, connection_parameters
 from trio_queue._pg.cursor import TrioCursor, refuse_server_cursor
-from trio_queue._pg.waiting import ConnectionLock, Exchange, Pace, in_cancelled_scope
+from trio_queue._pg.waiting import (
+    ConnectionLock,
+    Exchange,
+    LastWords,
+    Pace,
+    deliver_notifications,
+    has_hung_up,
+    in_cancelled_scope,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -48,13 +56,10 @@ _ReturnT = TypeVar("_ReturnT")
 class TrioConnection(psycopg.AsyncConnection[Any]):
     """A psycopg connection for Trio. Made by `connect`, closed by `close` or ``async with``.
 
-    Several tasks may use one connection, their statements then run one after the other; but only
-    one task while a transaction or pipeline block is open.
+    Several tasks may use one, statement by statement; only one while a block of it is open.
 
     Attributes:
         cancel_timeout: Seconds that a cancelled command may take to come to rest.
-        cleanup_timeout: Seconds that clean-up (ROLLBACK, the end of a pipeline) may take in a
-            cancelled scope.
     """
 
     cancel_timeout: float = 5.0
@@ -68,6 +73,8 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
         self._pace = Pace()
         self._notifications: deque[Notify] = deque()
         self.add_notify_handler(self._notifications.append)
+        self._last_words = LastWords()
+        self.add_notice_handler(self._last_words.hear)
 
     @classmethod
     async def connect(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - without `context`, with our cursors only
@@ -82,8 +89,7 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
     ) -> Self:
         """Connect to a server.
 
-        Unless *conninfo* or *kwargs* say otherwise, an attempt may take 10 seconds, and TCP is
-        told to find a peer that vanished within half a minute.
+        By default an attempt may take 10 seconds, and TCP finds a vanished peer in half a minute.
 
         Args:
             conninfo: A connection string, of either kind that libpq reads.
@@ -99,8 +105,7 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
             An open connection.
 
         Raises:
-            psycopg.OperationalError: No server could be connected to; the message has each
-                attempt's address and failure.
+            psycopg.OperationalError: No server answered; the message has every attempt's failure.
             psycopg.ProgrammingError: The parameters cannot be understood.
             trio.Cancelled: No connection stays open.
         """
@@ -122,7 +127,7 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
 
     @property
     def cleanup_timeout(self) -> float:
-        """Seconds that clean-up may take in a cancelled scope."""
+        """Seconds that clean-up (ROLLBACK, a pipeline's end) may take in a cancelled scope."""
         return self._exchanges.cleanup_timeout
 
     @cleanup_timeout.setter
@@ -292,8 +297,6 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
         async with super().pipeline() as pipeline:
             yield pipeline
 
-    # -- what does not exist on Trio --------------------------------------------------------------
-
     def notifies(self, *_args: Any, **_kwargs: Any) -> AsyncGenerator[Notify, None]:
         """Refused: use `wait_notifies`, which holds no lock between two calls."""
         raise psycopg.NotSupportedError(
@@ -324,20 +327,22 @@ class TrioConnection(psycopg.AsyncConnection[Any]):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         async with self.lock:
-            self._read_notifications()
+            deliver_notifications(self.pgconn)
             with trio.move_on_after(timeout):
                 while not self._notifications:
                     try:
                         await trio.lowlevel.wait_readable(self.pgconn.socket)
-                    except (trio.ClosedResourceError, OSError) as error:
-                        raise psycopg.OperationalError("the connection was closed") from error
-                    self.pgconn.consume_input()
-                    self._read_notifications()
+                        self.pgconn.consume_input()
+                    except (trio.ClosedResourceError, OSError, psycopg.OperationalError) as error:
+                        reason = self._last_words.text or str(error).strip()
+                        raise psycopg.OperationalError(
+                            f"the connection was closed while waiting for notifications: {reason}"
+                        ) from error
+                    deliver_notifications(self.pgconn)
         arrived = list(self._notifications)
         self._notifications.clear()
         return arrived
 
-    def _read_notifications(self) -> None:
-        while notification := self.pgconn.notifies():
-            if self.pgconn.notify_handler is not None:
-                self.pgconn.notify_handler(notification)
+    def has_hung_up(self) -> bool:
+        """Tell, without a round trip, whether this idle connection has ended; False is no proof."""
+        return self.closed or has_hung_up(self.pgconn, self._last_words)

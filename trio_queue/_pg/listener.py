@@ -148,7 +148,7 @@ class Listener:
         connection.cancel_timeout = self.check_timeout
         with trio.move_on_after(self.check_timeout):
             await connection.execute("SELECT 1")
-            return await connection.wait_notifies(0)
+            return []  # what arrived meanwhile is kept for the next call
         raise psycopg.OperationalError(
             f"the server did not answer within {self.check_timeout:g} seconds"
         )
@@ -168,6 +168,8 @@ class Listener:
     async def _reconnect(self, outage: _Outage) -> Gap:
         while True:
             await trio.sleep_until(outage.next_attempt_at)
+            # Counted from the beginning, and before it: a reader who is cancelled again and again
+            # does not connect more often than one who waits.
             outage.next_attempt_at = trio.current_time() + outage.backoff.next_delay()
             try:
                 connection = await self._connect()
@@ -175,7 +177,6 @@ class Listener:
                 if not is_transient(error):
                     raise
                 logger.debug("cannot reconnect %r: %s", self, error)
-                outage.next_attempt_at = trio.current_time() + outage.backoff.next_delay()
                 continue
             # No checkpoint from here to the caller: the gap must reach them.
             self._connection = connection

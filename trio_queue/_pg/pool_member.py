@@ -10,8 +10,6 @@ import psycopg
 import trio
 from psycopg import pq
 
-from trio_queue._pg.waiting import has_hung_up
-
 if TYPE_CHECKING:
     from trio_queue._pg.connection import TrioConnection
 
@@ -47,7 +45,7 @@ class Member:
         Raises:
             trio.Cancelled: Not known; the connection may be closed.
         """
-        if self.connection.closed or has_hung_up(self.connection.pgconn):
+        if self.connection.has_hung_up():
             return False
         if trio.current_time() - self.idle_since < CHECK_AFTER:
             return True

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from psycopg.abc import PQGen
+    from psycopg.errors import Diagnostic
     from psycopg.pq.abc import PGconn
 
 PSYCOPG_INTERNALS: Final = {
@@ -66,11 +67,37 @@ def is_readable_now(descriptor: int) -> bool:
     return bool(_ready_now(descriptor, Wait.R))
 
 
-def has_hung_up(pgconn: PGconn) -> bool:
-    """Tell, without a round trip, whether the server has closed an idle connection.
+class LastWords:
+    """What the server said when it ended a session (a handler of notices).
+
+    On an idle connection libpq takes the server's last message for a notice. It arrives before
+    the end of the stream, sometimes milliseconds before.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+
+    def hear(self, diagnostic: Diagnostic) -> None:
+        """Keep the message if it is the last one."""
+        if diagnostic.severity_nonlocalized in {"FATAL", "PANIC"}:
+            self.text = diagnostic.message_primary
+
+
+def deliver_notifications(pgconn: PGconn) -> None:
+    """Hand the notifications that were read to psycopg's handlers."""
+    while notification := pgconn.notifies():
+        if pgconn.notify_handler is not None:
+            pgconn.notify_handler(notification)
+
+
+def has_hung_up(pgconn: PGconn, last_words: LastWords) -> bool:
+    """Tell, without a round trip, whether the server has ended an idle connection.
 
     Args:
         pgconn: The connection; nothing may be under way on it.
+        last_words: Its handler of notices.
 
     Returns:
         True if it has. False is no proof: a peer that vanished without a word looks idle.
@@ -79,11 +106,12 @@ def has_hung_up(pgconn: PGconn) -> bool:
         # First comes the server's last message, then the end of the stream.
         for _ in range(_MOST_READS_OF_AN_IDLE_SOCKET):
             if not is_readable_now(pgconn.socket):
-                return False
+                break
             pgconn.consume_input()
+            deliver_notifications(pgconn)
     except psycopg.OperationalError:
         return True
-    return False
+    return last_words.text is not None
 
 
 def _ready_now(descriptor: int, wanted: int) -> int:

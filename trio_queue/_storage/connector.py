@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, cast
 
@@ -17,7 +17,7 @@ from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.pool import Pool
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translated
-from trio_queue._storage.parameters import Parameters, resolve_async
+from trio_queue._storage.parameters import Parameters, resolve_async, without_address
 from trio_queue._storage.schema_state import check_usable
 from trio_queue._storage.senders import send_async, send_on_callers_async
 from trio_queue._storage.statements import statement_of
@@ -78,6 +78,31 @@ class PsycopgConnector(BaseConnector):
         self._asyncio_pool_is_ours = False
         #: Where the worker connects: of the caller's pool, where there is one.
         self._parameters: Parameters | None = None
+
+    # -- which database -------------------------------------------------------------------------
+
+    @property
+    def names_database(self) -> bool:
+        """Whether its arguments say where to connect; else libpq's environment and defaults do."""
+        return bool(self._pool_args.get("conninfo") or self._pool_args.get("kwargs"))
+
+    def moved_to(self, conninfo: str) -> PsycopgConnector:
+        """A connector with the same arguments to another database. It is not open.
+
+        Args:
+            conninfo: The other database; what `kwargs=` says of the place counts no more.
+        """
+        arguments = {**self._pool_args, "conninfo": conninfo}
+        if isinstance(keywords := arguments.get("kwargs"), Mapping):
+            arguments["kwargs"] = without_address(cast("Mapping[str, Any]", keywords))
+        elif keywords is not None:
+            del arguments["kwargs"]  # a function that tells them: of the place, for all we know
+        return PsycopgConnector(
+            json_dumps=self._dumps,
+            json_loads=self._loads,
+            pool_factory=self._pool_factory,
+            **arguments,
+        )
 
     # -- open and close -------------------------------------------------------------------------
 

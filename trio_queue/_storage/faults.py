@@ -283,7 +283,8 @@ class _Heartbeat:
         await _first(self._inner.wait_lost, self._lost.wait)
 
     def renew(self, worker_id: int) -> None:
-        self._lost = trio.Event()
+        if self._lost.is_set():
+            self._lost = trio.Event()
         self._inner.renew(worker_id)
 
     def exit_process(self, status: int) -> None:

@@ -70,7 +70,7 @@ def understand(heard: Iterable[Notify]) -> list[Notification]:
 def _understand(notify: Notify) -> Notification | None:
     try:
         payload: Any = json.loads(notify.payload)
-    except ValueError:
+    except (ValueError, RecursionError):  # anybody may notify anything
         return None
     match payload:
         case {"type": "job_inserted"}:

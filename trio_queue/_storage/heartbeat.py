@@ -100,7 +100,8 @@ class HeartbeatThread:
     def renew(self, worker_id: int) -> None:
         """See Heartbeat."""
         self._worker_id = worker_id
-        self._lost = trio.Event()
+        if self._lost.is_set():  # else who waits already goes on waiting for this one
+            self._lost = trio.Event()
 
     def exit_process(self, status: int) -> None:
         """See Heartbeat."""

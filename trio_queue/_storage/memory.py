@@ -147,6 +147,8 @@ class _Lease:
         self._interval = interval
         self._lost = trio.Event()
 
+    # Ctrl-C is for the program's main task, and no reason for a heartbeat to end.
+    @trio.lowlevel.enable_ki_protection
     async def beat(self) -> None:
         """Renew the lease without end."""
         while True:
@@ -161,7 +163,8 @@ class _Lease:
     def renew(self, worker_id: int) -> None:
         """See Heartbeat."""
         self._worker_id = worker_id
-        self._lost = trio.Event()
+        if self._lost.is_set():  # else who waits already goes on waiting for this one
+            self._lost = trio.Event()
 
     def exit_process(self, status: int) -> None:
         """See Heartbeat."""

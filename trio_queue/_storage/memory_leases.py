@@ -9,6 +9,7 @@ from trio_queue._storage.memory_answers import answer
 from trio_queue._storage.memory_tables import Tables, to_job
 from trio_queue._storage.memory_work import WORKING
 from trio_queue._storage.rows import JobRow
+from trio_queue.completion import WORKER_DIED
 from trio_queue.exceptions import WorkerGone
 
 #: With the verbs of working, which its import registers.
@@ -71,4 +72,4 @@ def _take(tables: Tables, rows: list[JobRow], worker_id: int) -> None:
 
 
 def _deaths(tables: Tables, row: JobRow) -> int:
-    return 1 + sum(event.reason == store.WORKER_DIED for event in tables.events[row["id"]])
+    return 1 + sum(event.reason == WORKER_DIED for event in tables.events[row["id"]])

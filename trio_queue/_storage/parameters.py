@@ -26,6 +26,10 @@ CONNECT_TIMEOUT = 10
 _PSYCOPG_KEYWORDS = frozenset(
     {"autocommit", "prepare_threshold", "context", "row_factory", "cursor_factory"}
 )
+#: Keywords of libpq's that say where to connect, and as whom.
+_ADDRESS_KEYWORDS = frozenset(
+    {"host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service"}
+)
 #: What every connection of ours is set to: under REPEATABLE READ a claim and the deletion of its
 #: worker could miss each other.
 SESSION = (
@@ -103,3 +107,8 @@ async def resolve_async(conninfo: Given, kwargs: GivenKeywords | None) -> Parame
         await told if inspect.isawaitable(told) else told,
         dict(await keywords if inspect.isawaitable(keywords) else keywords),
     )
+
+
+def without_address(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of `connect` that do not say where to, or as whom, it connects."""
+    return {name: value for name, value in keywords.items() if name not in _ADDRESS_KEYWORDS}

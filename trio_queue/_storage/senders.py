@@ -10,19 +10,24 @@ transaction is open, so that one that fails (AlreadyEnqueued!) leaves the caller
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
 import attrs
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
-from psycopg.types.json import set_json_loads
 
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.cursor import TrioCursor
 from trio_queue._storage.encoding import Loads
 from trio_queue._storage.errors import translated
+from trio_queue._storage.moments import NearestTimestamptzLoader
+from trio_queue.jobs import UnreadableArguments
 
 R = TypeVar("R")
 Rows = Sequence[tuple[Any, ...]]
@@ -60,7 +65,7 @@ def send(
         translated(address, statement=statement.name, queueing_locks=statement.queueing_locks),
         _cursor(connection) as cursor,
     ):
-        set_json_loads(loads or _loads, cursor)
+        _set_readers(cursor, loads)
         cursor.execute(statement.text, statement.parameters)
         rows: Rows = cursor.fetchall()
     return statement.read(rows)
@@ -76,7 +81,7 @@ async def send_async(
     """Send a statement over an async connection of the running loop. See `send`."""
     with translated(address, statement=statement.name, queueing_locks=statement.queueing_locks):
         async with _async_cursor(connection) as cursor:
-            set_json_loads(loads or _loads, cursor)
+            _set_readers(cursor, loads)
             await cursor.execute(statement.text, statement.parameters)
             rows: Rows = await cursor.fetchall()
     return statement.read(rows)
@@ -167,7 +172,29 @@ def _async_cursor(
     return psycopg.AsyncCursor(connection, row_factory=tuple_row)
 
 
-def _loads(data: str | bytes) -> Any:
-    import json
+def _set_readers(
+    cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any], loads: Loads | None
+) -> None:
+    """Read JSON by the user's decoder; and let no value that somebody stored fail a statement.
 
-    return json.loads(data)
+    A claim has happened by the time that its rows are read: what cannot be read must not keep the
+    other rows, nor its own, from whoever claimed them.
+    """
+    reader = _json_reader(loads)
+    cursor.adapters.register_loader("json", reader)
+    cursor.adapters.register_loader("jsonb", reader)
+    cursor.adapters.register_loader("timestamptz", NearestTimestamptzLoader)
+
+
+@functools.cache
+def _json_reader(loads: Loads | None) -> type[Loader]:
+    decode = json.loads if loads is None else loads
+
+    class JsonReader(Loader):
+        def load(self, data: Buffer) -> Any:
+            try:
+                return decode(bytes(data))
+            except Exception as error:  # noqa: BLE001 - nested too deeply, too many digits, whatever a user's decoder raises
+                return UnreadableArguments(f"{type(error).__name__}: {error}")
+
+    return JsonReader

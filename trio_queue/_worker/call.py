@@ -55,7 +55,7 @@ class Caller:
     async def _call_task(self, task: AnyTask, running: RunningJob, context: JobContext) -> Any:
         is_async = is_async_callable(task.func)
         arguments = (context,) if task.pass_context else ()
-        body: Callable[[], Any] = partial(task.func, *arguments, **running.job.task_kwargs)
+        body: Callable[[], Any] = partial(task.func, *arguments, **running.job.keywords)
         middleware = (*self._task_middleware[is_async], *task.task_middleware)
         if middleware:
             body = compose(middleware, body, context, self._worker)
@@ -79,9 +79,11 @@ class Caller:
             # No checkpoint from here to the thread's start that a cancel could be delivered at.
             self._begin(running, in_thread=True)
             try:
-                return await trio.to_thread.run_sync(body, limiter=_UNLIMITED)
+                # In a box: Trio refuses a bare awaitable as the result of a thread.
+                [result] = await trio.to_thread.run_sync(lambda: [body()], limiter=_UNLIMITED)
             finally:
                 running.thread_ended()
+            return result
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

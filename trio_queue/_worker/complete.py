@@ -6,13 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
+import attrs
 import trio
 
 from trio_queue._worker.database import Backoff, Database
+from trio_queue._worker.lease import Lease
 from trio_queue._worker.report import Ended, Reporter
 from trio_queue._worker.running import RunningJobs
 from trio_queue._worker.shutdown import Shutdown
-from trio_queue.exceptions import OutcomesNotWritten, TrioQueueException
+from trio_queue.completion import without_retry
+from trio_queue.exceptions import OutcomesNotWritten
 from trio_queue.store import Finished, FinishJobs
 
 
@@ -25,7 +28,8 @@ class Completer:
         database: Database,
         running: RunningJobs,
         shutdown: Shutdown,
-        lease: float,
+        lease: Lease,
+        patience: float,
         written: Callable[[Sequence[Ended]], None],
         reporter: Reporter,
     ) -> None:
@@ -33,6 +37,7 @@ class Completer:
         self._running = running
         self._shutdown = shutdown
         self._lease = lease
+        self._patience = patience
         self._written = written
         self._reporter = reporter
         self._ended: list[Ended] = []
@@ -46,7 +51,11 @@ class Completer:
         self._added.set()
 
     async def write(self) -> None:
-        """Write outcomes as they come, without end; a service: it never raises."""
+        """Write outcomes as they come, without end; a service.
+
+        Run again where it raises, which only a bug of ours or a log handler makes it do: what has
+        ended meanwhile is still to be written.
+        """
         while True:
             await self._added.wait()
             batch, self._ended = self._ended, []
@@ -62,20 +71,41 @@ class Completer:
             [ended.completion for ended in batch if ended.completion is not None],
         )
         backoff = Backoff()
+        failing_since = math.inf
         answers: list[Finished] = []
         while verb.completions:
             try:
                 answers = await self._database.run(verb)
                 break
-            except TrioQueueException as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the next batch is to be written
                 if not self._database.is_transient(error):
                     await self._write_apart(batch, error)
                     return
-                if self._must_give_up():
+                failing_since = min(failing_since, trio.current_time())
+                if self._must_give_up(failing_since):
                     self._give_up(batch)
                     return
                 await trio.sleep(backoff.next())
-        self._let_go(batch, answers)
+        contested = self._contested(batch, answers)
+        self._let_go([ended for ended in batch if ended not in contested], answers)
+        if contested:
+            await self._settle(contested)
+
+    def _contested(self, batch: Sequence[Ended], answers: Sequence[Finished]) -> list[Ended]:
+        refused = {answer.job_id for answer in answers if answer.status is None}
+        return [ended for ended in batch if ended.completion and ended.running.id in refused]
+
+    async def _settle(self, contested: list[Ended]) -> None:
+        """Writes that matched no row: the job was taken from us, or the worker's own row was lost.
+
+        In the second case the jobs that nobody has taken yet are ours again under the new id.
+        """
+        written_under = {ended.running.worker_id for ended in contested}
+        await self._lease.check()
+        ours = [ended for ended in contested if ended.running.worker_id not in written_under]
+        self._let_go([ended for ended in contested if ended not in ours], [])
+        if ours:
+            await self._write(ours)
 
     async def _write_apart(self, batch: list[Ended], error: Exception) -> None:
         """One row that the database refuses must not hold the others."""
@@ -83,12 +113,18 @@ class Completer:
             for ended in batch:
                 await self._write([ended])
             return
-        self._reporter.not_written(batch, error)
-        self._let_go(batch, [])
+        [ended] = batch
+        if ended.completion is not None and ended.completion.retry is not None:
+            # It may be the strategy's decision that no row can hold.
+            self._reporter.retry_refused(ended, error)
+            await self._write([attrs.evolve(ended, completion=without_retry(ended.completion))])
+            return
+        self._leave(batch, error)
 
-    def _must_give_up(self) -> bool:
-        # Until then no other worker touches these rows; from then on they are the rescue's.
-        patience_ends = self._database.away_since + self._lease
+    def _must_give_up(self, failing_since: float) -> bool:
+        # Until then no other worker touches these rows; from then on they are the rescue's. Other
+        # verbs may be answered meanwhile: a write that never is must not hold a stop either.
+        patience_ends = min(self._database.away_since, failing_since) + self._patience
         return self._shutdown.draining.is_set() and trio.current_time() >= patience_ends
 
     def _give_up(self, batch: list[Ended]) -> None:
@@ -97,15 +133,21 @@ class Completer:
             f"the worker stopped while the database was away: the outcomes of {len(batch)} jobs "
             f"could not be written, their rows stay `doing` until they are rescued: {calls}"
         )
-        self._reporter.not_written(batch, self.error)
-        self._running.let_go(ended.running for ended in batch)
+        self._leave(batch, self.error)
+
+    def _leave(self, batch: list[Ended], error: Exception) -> None:
+        self._running.leave(ended.running for ended in batch)
+        self._written(batch)
+        self._reporter.not_written(batch, error)
 
     def _let_go(self, batch: list[Ended], answers: Sequence[Finished]) -> None:
         statuses = {answer.job_id: answer.status for answer in answers}
-        for ended in batch:
-            self._reporter.ended(ended, statuses.get(ended.running.id))
-        self._running.let_go(ended.running for ended in batch)
-        self._written(batch)
+        try:
+            for ended in batch:
+                self._reporter.ended(ended, statuses.get(ended.running.id))
+        finally:  # a log handler of the user's may raise: the rows are written all the same
+            self._running.let_go(ended.running for ended in batch)
+            self._written(batch)
 
 
 def _worker_id(ended: Ended) -> float:

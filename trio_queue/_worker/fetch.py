@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import trio
 
-from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database, TooSlow
+from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database
 from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options
-from trio_queue._worker.report import Ended, Reporter
+from trio_queue._worker.report import Ended
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.jobs import AbortReason, Job, Status
-from trio_queue.log import Action, fields
-from trio_queue.store import FetchJobs, HasEligibleJob, NextScheduledIn, ReleaseJobs
+from trio_queue.store import FetchJobs, HasEligibleJob, NextScheduledIn, Verb
+
+R = TypeVar("R")
 
 #: Seconds between two looks of a `wait=False` worker at a job that another's open claim holds.
 MOMENT = 0.05
@@ -32,14 +34,15 @@ class Fetcher:
         options: Options,
         running: RunningJobs,
         shutdown: Shutdown,
-        reporter: Reporter,
     ) -> None:
         self._database = database
         self._lease = lease
         self._options = options
         self._running = running
         self._shutdown = shutdown
-        self._reporter = reporter
+        #: Held while rows become `doing` under our id, until they are in our hands: a release
+        #: would give them back.
+        self.claiming = trio.Lock()
         # Silenced before a claim: what rings while it is under way is heard after it.
         self._bell = trio.Event()
         # A claim was sent whose answer has not come: rows may be `doing` that nobody runs.
@@ -78,46 +81,54 @@ class Fetcher:
         while True:
             await self._running.wait_free_place()
             self._bell = trio.Event()
+            worker_id = self._lease.worker_id
             try:
-                found_all = await self._claim(hand_over)
+                found_all = await self._claim(worker_id, hand_over)
                 backoff.reset()
                 if found_all and await self._rest():
                     self._shutdown.post(Event.NO_JOB_LEFT, "wait=False, no job is left")
                     return
             except WorkerGone:
-                await self._lease.renew(self._lease.worker_id)
+                await self._lease.renew(worker_id)
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
                     raise
                 await trio.sleep(backoff.next())
 
-    async def _claim(self, hand_over: Callable[[RunningJob], None]) -> bool:
+    async def _claim(self, worker_id: int, hand_over: Callable[[RunningJob], None]) -> bool:
         """Claim once. Answers whether there was less to claim than places."""
-        if self._unanswered:
-            await self._release()
-        limit = self._running.free_places
-        worker_id = self._lease.worker_id
-        self._unanswered = True
+        async with self.claiming:
+            if self._unanswered:
+                await self._release()
+            limit = self._running.free_places
+            jobs = await self.claim(FetchJobs(worker_id, self._options.queues, limit))
+            if self._shutdown.draining.is_set():
+                self._unanswered = True
+                return False  # the answer came with the cancel: give_back() gives them back
+            for job in jobs:
+                self._take(job, worker_id, hand_over)
+            self._early_aborts.clear()
+        return len(jobs) < limit
+
+    async def claim(self, verb: Verb[list[R]]) -> list[R]:
+        """Say what makes rows `doing` under our id; remember it where the answer does not come."""
+        before, self._unanswered = self._unanswered, True
         try:
-            jobs = await self._database.run(
-                FetchJobs(worker_id, self._options.queues, limit), bound=CLAIM_BOUND
-            )
+            answer = await self._database.run(verb, bound=CLAIM_BOUND)
         except TrioQueueException as error:
             # A statement that the server refused has claimed nothing; one that was cut may have.
-            self._unanswered = isinstance(error, TooSlow) or self._database.is_transient(error)
+            self._unanswered = before or self._database.is_transient(error)
             raise
-        if self._shutdown.draining.is_set():
-            return False  # the answer came with the cancel: give_back() gives them back
-        self._unanswered = False
-        for job in jobs:
-            self._take(job, worker_id, hand_over)
-        self._early_aborts.clear()
-        return len(jobs) < limit
+        self._unanswered = before  # an earlier claim without an answer is not answered by this one
+        return answer
 
     def _take(self, job: Job, worker_id: int, hand_over: Callable[[RunningJob], None]) -> None:
         running = RunningJob(job, worker_id)
         self._running.add(running)
-        if job.abort_requested or job.id in self._early_aborts:
+        if worker_id != self._lease.worker_id:
+            # The row was lost while the claim was under way, and the job with it.
+            running.abort(AbortReason.LEASE_LOST)
+        elif job.abort_requested or job.id in self._early_aborts:
             running.abort(AbortReason.USER_REQUEST)
         hand_over(running)
 
@@ -140,28 +151,20 @@ class Fetcher:
             await self._bell.wait()
 
     async def give_back(self) -> None:
-        """When the drain has begun: release what a lost claim may hold; a service.
+        """Release what a lost claim may hold, when `fetch` has ended; a service.
 
         What it cannot do in time is done when the worker unregisters.
         """
-        await self._shutdown.draining.wait()
         backoff = Backoff()
         while self._unanswered:
             try:
-                await self._release()
+                async with self.claiming:
+                    await self._release()
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
                     raise
                 await trio.sleep(backoff.next())
 
     async def _release(self) -> None:
-        released = await self._database.run(
-            ReleaseJobs(self._lease.worker_id, self._running.ids), bound=CLAIM_BOUND
-        )
+        await self._lease.release()
         self._unanswered = False
-        if released:
-            self._reporter.logger.info(
-                "Gave back %d jobs whose claim was not answered",
-                len(released),
-                extra=fields(Action.RELEASED_JOBS, jobs=[each.job_id for each in released]),
-            )

@@ -5,26 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 import trio
 
 from trio_queue._version import __version__
-from trio_queue._worker.database import Backoff, Database
+from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database
 from trio_queue._worker.options import Options
-from trio_queue._worker.running import RunningJobs
+from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Shutdown
 from trio_queue.exceptions import TrioQueueException
 from trio_queue.jobs import AbortReason
 from trio_queue.log import Action, fields
 from trio_queue.store import (
+    AdoptJobs,
     Heartbeat,
     RegisterWorker,
     ReleaseJobs,
     UnregisterWorker,
+    UpdateHeartbeat,
     UpdateWorkerStage,
 )
+
+R = TypeVar("R")
 
 #: Seconds for releasing and unregistering at the end, together: an absent database does not hold
 #: a stop. What is left then goes with the lease.
@@ -88,7 +94,7 @@ class Lease:
         backoff = Backoff()
         while True:
             try:
-                await self._database.run(ReleaseJobs(self.worker_id, []))
+                await self.release()
                 await self._database.run(UnregisterWorker(self.worker_id))
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
@@ -101,39 +107,98 @@ class Lease:
             else:
                 return
 
+    async def release(self) -> None:
+        """Give back what is `doing` under this row and not in our hands: claims that were not answered."""
+        released = await self._database.run(
+            ReleaseJobs(self.worker_id, self._running.held_ids), bound=CLAIM_BOUND
+        )
+        if released:
+            self._logger.info(
+                "Gave back the jobs of claims that were not answered: %s",
+                ", ".join(str(each.job_id) for each in released),
+                extra=fields(Action.RELEASED_JOBS, jobs=[each.job_id for each in released]),
+            )
+
     async def watch(self) -> None:
         """Register anew whenever the row is found gone, without end; a service."""
         assert self._heartbeat is not None, "runs inside held()"
         while True:
+            # Asked for before the wait: a claim may notice the loss too, and have renewed by then.
+            worker_id = self.worker_id
             await self._heartbeat.wait_lost()
-            await self.renew(self.worker_id)
+            await self.renew(worker_id)
 
     async def renew(self, lost_id: int) -> None:
-        """Register anew, unless that was done already. The jobs under the old id are lost."""
+        """Register anew, unless that was done already.
+
+        Jobs under the old id that nobody else has by now are ours again; the others are lost, and
+        aborted.
+        """
         async with self._renewing:
             if self._id != lost_id:
                 return
-            backoff = Backoff()
-            while True:
-                try:
-                    await self._register()
-                    break
-                except TrioQueueException as error:
-                    if not self._database.is_transient(error):
-                        raise
-                await trio.sleep(backoff.next())
-            self._logger.warning(
-                "This worker was taken for dead: its row %d was gone. It goes on as %d; the jobs "
-                "that it ran may run elsewhere, and are aborted here",
-                lost_id,
-                self.worker_id,
-                extra=fields(Action.LEASE_LOST, worker_id=self.worker_id, lost_id=lost_id),
-            )
+            await self._insist(self._register)
             if self._heartbeat is not None:
                 self._heartbeat.renew(self.worker_id)
+            adopted = set(await self._insist(partial(self._adopt, lost_id)))
+            lost = [
+                running
+                for running in self._running
+                if running.worker_id == lost_id and running.id not in adopted
+            ]
             for running in self._running:
-                if running.worker_id == lost_id:
-                    running.abort(AbortReason.LEASE_LOST)
+                if running.worker_id == lost_id and running.id in adopted:
+                    running.worker_id = self.worker_id
+            for running in lost:
+                running.abort(AbortReason.LEASE_LOST)
+            self._report_loss(lost_id, kept=len(adopted), lost=lost)
+
+    async def check(self) -> None:
+        """Find out whether the row is gone, and register anew if it is."""
+        worker_id = self.worker_id
+        if not await self._insist(partial(self._database.run, UpdateHeartbeat(worker_id))):
+            await self.renew(worker_id)
+
+    async def _adopt(self, lost_id: int) -> list[int]:
+        held = [(each.id, each.job.attempts) for each in self._running if each.worker_id == lost_id]
+        if not held:
+            return []
+        return await self._database.run(AdoptJobs(self.worker_id, lost_id, held))
+
+    async def _insist(self, say: Callable[[], Awaitable[R]]) -> R:
+        """Try until the database answers."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await say()
+            except TrioQueueException as error:
+                if not self._database.is_transient(error):
+                    raise
+            await trio.sleep(backoff.next())
+
+    def _report_loss(self, lost_id: int, *, kept: int, lost: Sequence[RunningJob]) -> None:
+        told = f"{kept} running jobs are its own still"
+        if lost:
+            calls = ", ".join(running.job.call_string for running in lost)
+            told += f", {len(lost)} may run elsewhere by now and are aborted here: {calls}"
+        self._logger.warning(
+            "This worker was taken for dead, its row %d was gone. It goes on as %d: %s",
+            lost_id,
+            self.worker_id,
+            told,
+            extra=fields(
+                Action.LEASE_LOST,
+                worker_id=self.worker_id,
+                lost_id=lost_id,
+                lost_jobs=[running.id for running in lost],
+            ),
+        )
+
+    def exit_process(self, status: int) -> None:
+        """End the process at once, from a signal handler; the rows of what runs are for the rescue."""
+        if self._heartbeat is None:
+            os._exit(status)
+        self._heartbeat.exit_process(status)
 
     async def show_stage(self) -> None:
         """Show each change of stage in the worker's row, without end; a service.
@@ -141,14 +206,16 @@ class Lease:
         A change that cannot be shown is shown with the next one: nobody waits for it.
         """
         shown = None
+        backoff = Backoff()
         while True:
             if (stage := self._shutdown.stage) is not shown:
                 try:
                     await self._database.run(UpdateWorkerStage(self.worker_id, stage.value))
                     shown = stage
+                    backoff.reset()
                 except TrioQueueException as error:
                     if not self._database.is_transient(error):
                         raise
-                    await trio.sleep(Backoff().next())
+                    await trio.sleep(backoff.next())
             else:
                 await self._shutdown.wait_change()

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import attrs
 
-from trio_queue.completion import InterruptedJobs
+from trio_queue.completion import InterruptedJobs, StalledJobs
 from trio_queue.exceptions import InvalidOption
 from trio_queue.jobs import DeleteJobCondition
 from trio_queue.middleware import TaskMiddleware, WorkerMiddleware, check_worker_middleware
@@ -33,6 +33,9 @@ class WorkerOptions(TypedDict, total=False):
     task_middleware: Sequence[TaskMiddleware] | None
     worker_middleware: Sequence[WorkerMiddleware] | None
     interrupted_jobs: str | InterruptedJobs
+    stalled_jobs: str | StalledJobs
+    stalled_jobs_limit: int
+    exit_on_third_signal: bool
     thread_limit: int | None
 
 
@@ -98,6 +101,13 @@ def _interrupted_jobs(value: Any) -> InterruptedJobs:
         return InterruptedJobs(value)
     except ValueError:
         raise _refuse("interrupted_jobs", value, "'retry', 'requeue' or 'abort'") from None
+
+
+def _stalled_jobs(value: Any) -> StalledJobs:
+    try:
+        return StalledJobs(value)
+    except ValueError:
+        raise _refuse("stalled_jobs", value, "'requeue', 'retry', 'fail' or 'leave'") from None
 
 
 def _mapping(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -184,6 +194,22 @@ class Options:
         "What becomes of jobs that a shutdown interrupts: retry (their strategy decides, "
         "else aborted), requeue (back to the queue, the attempt not counted) or abort.",
         _interrupted_jobs,
+    )
+    stalled_jobs: StalledJobs = _option(
+        StalledJobs.REQUEUE,
+        "What becomes of the jobs of workers that died: requeue (run again, the attempt counted), "
+        "retry (their strategy decides, else failed), fail or leave.",
+        _stalled_jobs,
+    )
+    stalled_jobs_limit: int = _option(
+        3,
+        "A job under which so many workers died fails: it may be what kills them.",
+        _count("stalled_jobs_limit"),
+    )
+    exit_on_third_signal: bool = _option(
+        False,
+        "Leave at once on the third signal: the jobs that still run are rescued by other workers.",
+        _flag("exit_on_third_signal"),
     )
     thread_limit: int | None = _option(
         None,

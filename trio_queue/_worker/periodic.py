@@ -7,7 +7,6 @@ import logging
 import trio
 
 from trio_queue._worker.database import Backoff, Database
-from trio_queue._worker.shutdown import Shutdown
 from trio_queue.exceptions import AlreadyEnqueued, TrioQueueException
 from trio_queue.job_context import WorkerOwner
 from trio_queue.log import Action, fields
@@ -21,31 +20,18 @@ LONGEST_SLEEP = 60.0
 class PeriodicDeferrer:
     """Defers the periodic jobs of an App; the database sees to it that each moment has one job."""
 
-    def __init__(
-        self, *, app: WorkerOwner, database: Database, shutdown: Shutdown, logger: logging.Logger
-    ) -> None:
+    def __init__(self, *, app: WorkerOwner, database: Database, logger: logging.Logger) -> None:
         self._app = app
         self._database = database
-        self._shutdown = shutdown
         self._logger = logger
         self._max_delay = float(app.periodic_defaults.get("max_delay", MAX_DELAY))
         self._last_defers: dict[PeriodicKey, int] = {}
 
     async def defer(self) -> None:
-        """Defer what is due, until the worker drains; a service."""
-        if not self._app.periodic_registry.periodic_tasks:
-            return
-        with trio.CancelScope() as running:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._until_due_ends, running)
-                await self._defer_for_ever()
-
-    async def _until_due_ends(self, running: trio.CancelScope) -> None:
-        await self._shutdown.draining.wait()
-        running.cancel(reason="the worker drains")
-
-    async def _defer_for_ever(self) -> None:
+        """Defer what is due, until it is cancelled: when the worker drains; a service."""
         registry = self._app.periodic_registry
+        if not registry.periodic_tasks:
+            return
         backoff = Backoff()
         while True:
             now = self._now()

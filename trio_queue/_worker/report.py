@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +19,7 @@ from trio_queue.log import Action, fields
 from trio_queue.utils import queues_display
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Ended:
     """A job whose body has ended, and what is to be written for it."""
 
@@ -63,7 +63,7 @@ class Reporter:
         seconds = ended.end_timestamp - running.start_timestamp
         text = f"Job {running.job.call_string} {said}, lasted {seconds:.3f} s"
         if isinstance(outcome, Returned) and outcome.result is not None:
-            text += f" - Result: {outcome.result}"[:250]
+            text += f" - Result: {_shown(outcome.result, str)}"[:250]
         self.logger.log(
             level,
             "%s",
@@ -90,6 +90,15 @@ class Reporter:
             type(ended.outcome).__name__.lower(),
             extra=self._fields(Action.LEASE_LOST, running),
             exc_info=_worth_a_traceback(ended.outcome, running.reason),
+        )
+
+    def retry_refused(self, ended: Ended, error: Exception) -> None:
+        """The database refuses what the retry strategy decided: the job ends."""
+        self.logger.error(
+            "Job %s is not retried, the database refuses what its retry strategy decided: %s",
+            ended.running.job.call_string,
+            error,
+            extra=self._fields(Action.RETRY_STRATEGY_ERROR, ended.running),
         )
 
     def not_written(self, batch: Sequence[Ended], error: Exception) -> None:
@@ -131,14 +140,19 @@ class Reporter:
             ),
         )
 
-    def draining(self, stage: Stage, *, asked: bool) -> None:
+    def draining(self, stage: Stage, *, worker_id: int | None, asked: bool) -> None:
         """It still drains or aborts, some seconds later."""
         self.logger.info(
             "Still %s: %s%s",
             stage.value,
             self._what_runs(),
             self._next_ask(stage, asked=asked),
-            extra=fields(Action.WORKER_STAGE, stage=stage.value, running=len(self._running)),
+            extra=fields(
+                Action.WORKER_STAGE,
+                stage=stage.value,
+                running=len(self._running),
+                worker=self._worker(worker_id),
+            ),
         )
 
     def _what_runs(self) -> str:
@@ -156,6 +170,8 @@ class Reporter:
             return ""
         if stage is Stage.DRAINING and asked:
             return "; ask again to abort"
+        if stage is Stage.ABORTING and asked and self._options.exit_on_third_signal:
+            return "; a third signal leaves at once, and other workers rescue them"
         return "; it stops when they have ended"
 
     def _worker(self, worker_id: int | None) -> dict[str, Any]:
@@ -191,9 +207,17 @@ def _outcome_line(ended: Ended, status: Status) -> tuple[Action, str, int]:
             said = "cannot wait again, its queueing lock is taken: cancelled"
             line = Action.JOB_ERROR, said, logging.WARNING
         case _:
-            told = f": {outcome.error!r}" if isinstance(outcome, Raised) else ""
+            told = f": {_shown(outcome.error, repr)}" if isinstance(outcome, Raised) else ""
             line = Action.JOB_ERROR, f"failed{told}", logging.ERROR
     return line
+
+
+def _shown(value: object, how: Callable[[object], str]) -> str:
+    """A user's value as text; its type where it has none."""
+    try:
+        return how(value)
+    except Exception:  # noqa: BLE001 - whatever a user's __str__ raises, the row is written
+        return f"<{type(value).__name__}, which cannot be shown>"
 
 
 def _worth_a_traceback(

@@ -67,6 +67,8 @@ class Runner:
 
     async def _outcome(self, task: AnyTask, running: RunningJob) -> Outcome:
         outcome: Outcome = Interrupted()
+        if self._shutdown.draining.is_set():
+            running.give_back()  # the drain began between the claim and this first step
         try:
             with running.scope:
                 # A scope cancelled beforehand would still run its body to the first checkpoint.
@@ -133,7 +135,8 @@ class Runner:
                     interrupted_jobs=interrupted_jobs or self._options.interrupted_jobs,
                     delete_jobs=self._options.delete_jobs,
                 )
-            except Exception:
+            except BaseException as error:
+                self._notice_exit(running, error)
                 self._logger.exception(
                     "The retry strategy of %s raised: the job is not retried",
                     job.call_string,

@@ -83,6 +83,9 @@ class RunningJobs:
         # whose lease was lost may come back while its lost run still cleans up.
         self._earlier: set[RunningJob] = set()
         self._let_go = trio.Event()
+        self._left: set[int] = set()
+        #: The ids of jobs of dead workers that this worker took over, in order to end them.
+        self.taken_over: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._jobs) + len(self._earlier)
@@ -95,9 +98,9 @@ class RunningJobs:
         return self._jobs.get(job_id)
 
     @property
-    def ids(self) -> list[int]:
-        """The ids of the jobs in our hands."""
-        return list(self._jobs)
+    def held_ids(self) -> list[int]:
+        """The rows that must not be released: of jobs in our hands, left to the rescue, or being rescued."""
+        return [*self._jobs, *self._left, *self.taken_over]
 
     @property
     def free_places(self) -> int:
@@ -114,6 +117,7 @@ class RunningJobs:
         if earlier := self._jobs.get(running.id):
             self._earlier.add(earlier)
         self._jobs[running.id] = running
+        self._left.discard(running.id)
 
     def let_go(self, jobs: Iterable[RunningJob]) -> None:
         """Their rows are written: their places are free."""
@@ -124,6 +128,12 @@ class RunningJobs:
                 self._earlier.discard(running)
         self._let_go.set()
         self._let_go = trio.Event()
+
+    def leave(self, jobs: Iterable[RunningJob]) -> None:
+        """Their bodies ran and their rows cannot be written: they stay as they are, for the rescue."""
+        left = list(jobs)
+        self._left.update(running.id for running in left)
+        self.let_go(left)
 
     async def wait_free_place(self) -> None:
         """Wait until another job may be claimed."""

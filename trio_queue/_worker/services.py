@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
+import trio
+
 from trio_queue._worker.shutdown import Shutdown
 from trio_queue.log import Action, fields
 
@@ -18,6 +20,7 @@ class Supervisor:
         #: The first error of a service: the worker raises it at its end.
         self.error: Exception | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, name: str, service: Callable[[], Awaitable[None]]) -> None:
         """Run a service until it ends or is cancelled. Never raises, but for the cancel."""
         try:

@@ -125,7 +125,8 @@ class Shutdown:
         self._graceful_timeout = graceful_timeout
         self._changed = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
-        self._attaching = threading.Lock()
+        # Reentrant: a signal handler of the user's may ask in the middle of an ask.
+        self._attaching = threading.RLock()
 
     # -- who wants the worker to stop -------------------------------------------------------------
 
@@ -210,6 +211,12 @@ class Shutdown:
     async def wait_change(self) -> None:
         """Wait for the next event, whether or not it changes the stage."""
         await self._changed.wait()
+
+    async def drains_within(self, seconds: float) -> bool:
+        """Wait so many seconds, or until it drains. Answers whether it does."""
+        with trio.move_on_after(seconds):
+            await self.draining.wait()
+        return self.draining.is_set()
 
     async def wait_aborting(self) -> None:
         """Wait until jobs are to be aborted, and see to it that the deadline is kept."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from trio_queue._worker.shutdown import Shutdown
 from trio_queue.log import Action, fields
@@ -15,13 +16,45 @@ from trio_queue.log import Action, fields
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class _Hearer:
+    """A worker that hears signals, and how often it did."""
+
+    def __init__(self, shutdown: Shutdown, exit_process: Callable[[int], None] | None) -> None:
+        self._shutdown = shutdown
+        self._exit_process = exit_process
+        self._signals = 0
+
+    def hear(self, number: signal.Signals) -> None:
+        """Ask once; the third time leave, where that is wanted. Runs in the signal's handler."""
+        self._signals += 1
+        self._shutdown.post_from_signal(number.name)
+        # Not by the stages: the loop may be blocked, and the first two not be heard yet.
+        if self._signals == 3 and self._exit_process is not None:
+            self._exit_process(128 + number)
+
+
+# One handler for all workers of the process, in its main thread: each with one of its own would
+# hide the others from the signal, and bring back a dead one when they end in another order.
+_heard_by: list[_Hearer] = []
+_before: dict[signal.Signals, Any] = {}
+
+
 @contextmanager
-def heard_signals(shutdown: Shutdown, logger: logging.Logger) -> Generator[None]:
-    """While the block lasts, each signal asks the worker to stop; the handlers before are restored.
+def heard_signals(
+    shutdown: Shutdown,
+    logger: logging.Logger,
+    exit_process: Callable[[int], None] | None = None,
+) -> Generator[None]:
+    """While the block lasts, each signal asks the worker to stop; the last worker restores the handlers.
 
     Plain handlers, not `trio.open_signal_receiver`: that one coalesces, and of three SIGTERMs during
     a blocked loop one would be heard. Outside of the main thread, where Python runs no handlers,
     there are none, and a warning says so.
+
+    Args:
+        shutdown: Whom to ask.
+        logger: Where the warning goes.
+        exit_process: Called with the exit status at the third signal, from its handler.
     """
     if threading.current_thread() is not threading.main_thread():
         logger.warning(
@@ -32,14 +65,29 @@ def heard_signals(shutdown: Shutdown, logger: logging.Logger) -> Generator[None]
         yield
         return
 
-    def hear(number: int, _: FrameType | None) -> None:
-        shutdown.post_from_signal(signal.Signals(number).name)
-
-    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    for number in SIGNALS:
+        handler = signal.getsignal(number)
+        if handler is not _hear:
+            _before[number] = handler
+            signal.signal(number, _hear)
+    hearer = _Hearer(shutdown, exit_process)
+    _heard_by.append(hearer)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            # Somebody may have put a handler of his own there meanwhile: it stays.
-            if signal.getsignal(number) is hear:
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _heard_by.remove(hearer)
+        if not _heard_by:
+            _restore()
+
+
+def _hear(number: int, _: FrameType | None) -> None:
+    for hearer in tuple(_heard_by):
+        hearer.hear(signal.Signals(number))
+
+
+def _restore() -> None:
+    for number in SIGNALS:
+        handler = _before.pop(number)
+        # Somebody may have put a handler of his own there meanwhile: it stays.
+        if signal.getsignal(number) is _hear:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

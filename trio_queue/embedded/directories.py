@@ -105,10 +105,14 @@ def socket_directory(directory: Path, account: Account) -> tuple[Path, bool]:
     if _PLAIN_PATH.fullmatch(str(inside)) and len(str(inside)) <= _LONGEST_SOCKET_DIRECTORY:
         _make_private(inside, account)
         return inside, False
-    tag = hashlib.sha256(os.fsencode(directory)).hexdigest()[:12]
-    outside = Path(f"/tmp/trio-queue-{os.geteuid()}-{tag}")  # noqa: S108 - checked for owner and mode
+    outside = _outside(directory)
     _make_private(outside, account)
     return outside, True
+
+
+def _outside(directory: Path) -> Path:
+    tag = hashlib.sha256(os.fsencode(directory)).hexdigest()[:12]
+    return Path(f"/tmp/trio-queue-{os.geteuid()}-{tag}")  # noqa: S108 - checked for owner and mode
 
 
 def _make_private(directory: Path, account: Account) -> None:
@@ -184,7 +188,7 @@ def removable(directory: Path) -> list[str]:
         SUPERVISOR_LOCK,
         USERS_LOCK,
     ]
-    return [str(directory / name) for name in names]
+    return [str(_outside(directory)), *(str(directory / name) for name in names)]
 
 
 def _clusters(directory: Path) -> list[str]:

@@ -35,7 +35,13 @@ from trio_queue.embedded.supervisor import remove_files
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_EPHEMERAL_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+_EPHEMERAL_SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    # In the data directory, so that even a killed server's shared memory goes away with that.
+    "dynamic_shared_memory_type": "mmap",
+}
 
 
 def _no_checkpoint() -> None:

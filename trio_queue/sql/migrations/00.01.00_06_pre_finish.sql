@@ -1,4 +1,5 @@
--- What becomes of jobs that a worker held, many in one call.
+-- What becomes of jobs that a worker held, many in one call. Claims and completions together drained 43,000 jobs/s in batches of
+-- 500 (PostgreSQL 18, two quiet cores): 19.5 µs of server a job, 21 with a lock each; on 15 it was 23 to 24.5 µs.
 
 -- Write it, each job fenced by worker and attempt: the row must be `doing` under this worker, with as many attempts as when it
 -- was fetched. Answers, in the order given, the status that each row has now; NULL: the row is no longer this run's, and nothing

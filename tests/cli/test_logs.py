@@ -1,0 +1,109 @@
+"""What the log looks like."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trio_queue._cli import logs
+from trio_queue.jobs import Job
+from trio_queue.log import Action, fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from click.testing import Result
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def record(level: int = logging.INFO, **extra: Any) -> logging.LogRecord:
+    logger = logging.getLogger("trio_queue.somewhere")
+    return logger.makeRecord(
+        logger.name, level, __file__, 1, "it %s", ("happened",), None, extra=extra
+    )
+
+
+def test_text_is_for_people() -> None:
+    text = logs.make_formatter("text", "%", io.StringIO()).format(record(logging.WARNING))
+    moment, level, message = text.split(maxsplit=2)
+    assert (level, message) == ("WARNING", "it happened")
+    assert len(moment) == len("12:34:56.789")
+
+
+def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    on_terminal = logs.make_formatter("text", "%", Terminal())
+    assert on_terminal.format(record(logging.ERROR)).startswith("\x1b[31m")
+    assert "\x1b" not in on_terminal.format(record(logging.INFO))
+    monkeypatch.setenv("NO_COLOR", "1")
+    no_colours = logs.make_formatter("text", "%", Terminal())
+    assert "\x1b" not in no_colours.format(record(logging.ERROR))
+
+
+def test_json_has_the_fields_of_a_record_about_a_job() -> None:
+    job = Job(id=3, task_name="add", queue="numbers", task_kwargs={"a": 1})
+    line = logs.JsonFormatter().format(
+        record(
+            **fields(Action.START_JOB, job=job.log_context(), worker={"name": "w", "worker_id": 9})
+        )
+    )
+    assert "\n" not in line
+    told = json.loads(line)
+    assert told["message"] == "it happened"
+    assert told["logger"] == "trio_queue.somewhere"
+    assert told["action"] == "start_job"
+    assert told["job"]["call_string"] == "add[3](a=1)"
+    assert (told["job_id"], told["task"], told["queue"]) == (3, "add", "numbers")
+    assert told["worker"]["name"] == "w"
+    assert told["timestamp"].endswith("+00:00")
+
+
+def test_json_never_fails_on_a_value_that_json_lacks() -> None:
+    told = json.loads(logs.JsonFormatter().format(record(result=object(), many={1, 2})))
+    assert "object" in told["result"]
+
+
+def test_a_format_of_the_logging_module() -> None:
+    line = logs.make_formatter("{levelname}|{message}", "{", io.StringIO()).format(record())
+    assert line == "INFO|it happened"
+    with pytest.raises(ValueError, match="format"):
+        logs.make_formatter("{levelname", "%", io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("asked", "level"),
+    [
+        ({}, logging.INFO),
+        ({"verbose": 1}, logging.DEBUG),
+        ({"quiet": 1}, logging.WARNING),
+        ({"quiet": 2}, logging.ERROR),
+        ({"verbose": 2, "log_level": "error"}, logging.ERROR),
+        ({"log_level": "Critical"}, logging.CRITICAL),
+    ],
+)
+def test_levels(asked: dict[str, Any], level: int) -> None:
+    options: dict[str, Any] = {"log_level": None, "verbose": 0, "quiet": 0, **asked}
+    assert logs.chosen_level(**options) == level
+
+
+def test_logging_is_as_before_when_the_command_has_ended(run: Callable[..., Result]) -> None:
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    assert run("-v", "schema", "--migrations-path").exit_code == 0
+    assert (root.level, list(root.handlers)) == before
+
+
+def test_the_details_of_an_error_are_shown_when_asked_for(run: Callable[..., Result]) -> None:
+    quiet = run("-a", "tests.cli.broken_application:app", "worker")
+    assert "Traceback" not in quiet.stderr
+    verbose = run("-v", "-a", "tests.cli.broken_application:app", "worker")
+    assert "Traceback" in verbose.stderr
+    assert verbose.stderr.endswith("this module is broken on purpose\n")

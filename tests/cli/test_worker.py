@@ -1,0 +1,129 @@
+"""`trio-queue worker`, as a process."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from tests.cli.conftest import APP
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from click.testing import Result
+
+    from tests.cli.processes import Process
+
+
+def statuses(conninfo: str) -> dict[int, str]:
+    with psycopg.connect(conninfo) as connection:
+        rows = connection.execute("SELECT id, status::text FROM procrastinate_jobs").fetchall()
+    return dict(rows)
+
+
+def test_one_shot_runs_what_is_there_and_exits_with_0(
+    start: Callable[..., Process], run: Callable[..., Result], on_queue: str
+) -> None:
+    for a in range(5):
+        assert run("-a", APP, "defer", "add", json.dumps({"a": a, "b": 1})).exit_code == 0
+    assert run("-a", APP, "defer", "fail").exit_code == 0
+    worker = start("--app", APP, "worker", "--one-shot", "--concurrency", "3")
+    assert worker.wait_end() == 0, worker.said
+    assert statuses(on_queue) == dict.fromkeys(range(1, 6), "succeeded") | {6: "failed"}
+    assert "ValueError: as it was meant" in worker.said
+    assert "\x1b[" not in worker.said, "no colours where there is no terminal"
+
+
+def test_only_its_queues(
+    start: Callable[..., Process], run: Callable[..., Result], on_queue: str
+) -> None:
+    run("-a", APP, "defer", "add", '{"a": 1, "b": 2}')
+    run("-a", APP, "defer", "add", '{"a": 1, "b": 2}', "--queue", "other")
+    run("-a", APP, "defer", "add", '{"a": 1, "b": 2}', "--queue", "third")
+    worker = start("--app", APP, "worker", "-w", "--one-shot", "-q", "other, third")
+    assert worker.wait_end() == 0, worker.said
+    assert statuses(on_queue) == {1: "todo", 2: "succeeded", 3: "succeeded"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_drains_and_exits_with_0(
+    start: Callable[..., Process],
+    run: Callable[..., Result],
+    on_queue: str,
+    number: signal.Signals,
+) -> None:
+    run("-a", APP, "defer", "until_drained")
+    worker = start("--app", APP, "worker")
+    worker.wait_said("Starting job until_drained")
+    worker.send(number)
+    assert worker.wait_end() == 0, worker.said
+    assert statuses(on_queue) == {1: "succeeded"}
+    assert f"draining ({number.name})" in worker.said
+    assert run("workers").stdout == ""
+
+
+def test_two_signals_abort(
+    start: Callable[..., Process], run: Callable[..., Result], on_queue: str
+) -> None:
+    run("-a", APP, "defer", "for_ever")
+    worker = start("--app", APP, "worker", terminal=True)
+    worker.wait_said("Starting job for_ever")
+    worker.send(signal.SIGINT)
+    worker.wait_said("ask again to abort")
+    worker.send(signal.SIGINT)
+    assert worker.wait_end() == 0, worker.said
+    assert statuses(on_queue) == {1: "aborted"}
+
+
+def test_the_third_signal_leaves_at_once(
+    start: Callable[..., Process], run: Callable[..., Result], on_queue: str
+) -> None:
+    run("-a", APP, "defer", "deaf")
+    worker = start("--app", APP, "worker")
+    worker.wait_said("Starting job deaf")
+    worker.send(signal.SIGTERM)
+    worker.wait_said("is draining")
+    worker.send(signal.SIGTERM)
+    worker.wait_said("is aborting")
+    worker.send(signal.SIGTERM)
+    assert worker.wait_end() == 128 + signal.SIGTERM, worker.said
+    assert "Traceback" not in worker.said
+
+
+def test_json_lines_carry_what_they_are_about(
+    start: Callable[..., Process], run: Callable[..., Result], on_queue: str
+) -> None:
+    run("-a", APP, "defer", "add", '{"a": 1, "b": 2}')
+    run("-a", APP, "defer", "fail")
+    worker = start("--log-format", "json", "--app", APP, "worker", "--one-shot", "-n", "night")
+    assert worker.wait_end() == 0, worker.said
+    records: list[dict[str, Any]] = [json.loads(line) for line in worker.said.splitlines()]
+    by_action = {record["action"]: record for record in records if "action" in record}
+    success = by_action["job_success"]
+    assert (success["task"], success["queue"], success["job_id"]) == ("add", "numbers", 1)
+    assert success["job"]["task_kwargs"] == {"a": 1, "b": 2}
+    assert success["worker"]["name"] == "night"
+    assert success["level"] == "info"
+    assert "ValueError: as it was meant" in by_action["job_error"]["exception"]
+    assert by_action["start_worker"]["worker"]["name"] == "night"
+    assert "stop_worker" in by_action
+
+
+def test_an_app_in_the_working_directory(
+    start: Callable[..., Process], on_queue: str, tmp_path: Any
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import trio_queue\n"
+        "app = trio_queue.App(connector=trio_queue.PsycopgConnector())\n"
+        "@app.task(name='here')\n"
+        "def here(): pass\n"
+    )
+    defer = start("--app", "mine.app", "defer", "here", cwd=tmp_path)
+    assert defer.wait_end() == 0, defer.said
+    worker = start("worker", "--app", "mine:app", "--one-shot", cwd=tmp_path)
+    assert worker.wait_end() == 0, worker.said
+    assert statuses(on_queue) == {1: "succeeded"}

@@ -1,0 +1,139 @@
+"""Rescue the jobs of workers that died: the living do it, by themselves, each job once."""
+
+from __future__ import annotations
+
+import random
+
+from trio_queue._worker.database import Backoff, Database
+from trio_queue._worker.fetch import Fetcher
+from trio_queue._worker.lease import Lease
+from trio_queue._worker.options import Options
+from trio_queue._worker.report import Reporter
+from trio_queue._worker.running import RunningJobs
+from trio_queue._worker.shutdown import Shutdown
+from trio_queue.completion import Completion, StalledJobs, decide_orphan
+from trio_queue.exceptions import TrioQueueException, WorkerGone
+from trio_queue.job_context import WorkerOwner
+from trio_queue.log import Action, fields
+from trio_queue.store import AdoptOrphans, Finished, FinishJobs, Orphan
+
+#: How many jobs are taken over at once: each is held only while one statement is written.
+LIMIT = 100
+
+
+class Rescuer:
+    """Looks for jobs of dead workers as often as this worker beats its heart."""
+
+    def __init__(
+        self,
+        *,
+        app: WorkerOwner,
+        database: Database,
+        fetcher: Fetcher,
+        lease: Lease,
+        options: Options,
+        running: RunningJobs,
+        shutdown: Shutdown,
+        reporter: Reporter,
+    ) -> None:
+        self._app = app
+        self._database = database
+        self._fetcher = fetcher
+        self._lease = lease
+        self._options = options
+        self._running = running
+        self._shutdown = shutdown
+        self._reporter = reporter
+
+    async def rescue(self) -> None:
+        """Take over what dead workers left and end it by the policy, until the worker drains; a service.
+
+        Not cancelled between the two: what was taken over is written, or goes back with the
+        worker's goodbye.
+        """
+        if self._options.stalled_jobs is StalledJobs.LEAVE:
+            return
+        backoff = Backoff()
+        pause = 0.0
+        while not await self._shutdown.drains_within(pause):
+            worker_id = self._lease.worker_id
+            try:
+                found = await self._rescue(worker_id)
+            except WorkerGone:
+                await self._lease.renew(worker_id)
+                continue
+            except TrioQueueException as error:
+                if not self._database.is_transient(error):
+                    raise
+                pause = backoff.next()
+                continue
+            backoff.reset()
+            # Workers that started together do not ask together for ever.
+            interval = self._options.update_heartbeat_interval * random.uniform(0.9, 1.0)  # noqa: S311
+            pause = 0.0 if found == LIMIT else interval
+
+    async def _rescue(self, worker_id: int) -> int:
+        async with self._fetcher.claiming:  # a release must not give back what is being taken over
+            orphans = await self._fetcher.claim(
+                AdoptOrphans(worker_id, self._options.stalled_worker_timeout, LIMIT)
+            )
+            taken = {orphan.job.id for orphan in orphans if orphan.job.id is not None}
+            self._running.taken_over |= taken
+        if orphans:
+            try:
+                await self._write(worker_id, orphans)
+            finally:
+                self._running.taken_over -= taken
+                self._fetcher.ring()
+        return len(orphans)
+
+    async def _write(self, worker_id: int, orphans: list[Orphan]) -> None:
+        completions = [self._decide(orphan) for orphan in orphans]
+        backoff = Backoff()
+        answers: list[Finished] | None = None
+        while answers is None:
+            try:
+                answers = await self._database.run(FinishJobs(worker_id, completions))
+            except TrioQueueException as error:
+                if not self._database.is_transient(error):
+                    raise
+                if await self._shutdown.drains_within(backoff.next()):
+                    return  # the goodbye gives them back
+        self._report(orphans, answers)
+
+    def _report(self, orphans: list[Orphan], answers: list[Finished]) -> None:
+        told = {answer.job_id: answer.status for answer in answers}
+        for orphan in orphans:
+            status = told.get(orphan.job.id or 0)
+            if status is not None:
+                self._reporter.logger.warning(
+                    "Rescued job %s, whose worker died: it is `%s` now (death %d under it)",
+                    orphan.job.call_string,
+                    status.value,
+                    orphan.deaths,
+                    extra=fields(
+                        Action.RESCUED_JOBS,
+                        job=orphan.job.log_context(),
+                        status=status.value,
+                        deaths=orphan.deaths,
+                    ),
+                )
+
+    def _decide(self, orphan: Orphan) -> Completion:
+        task = self._app.tasks.get(orphan.job.task_name)
+        for strategy in (task.retry_strategy if task else None, None):
+            try:
+                return decide_orphan(
+                    orphan.job,
+                    orphan.deaths,
+                    policy=self._options.stalled_jobs,
+                    limit=self._options.stalled_jobs_limit,
+                    strategy=strategy,
+                )
+            except Exception:
+                self._reporter.logger.exception(
+                    "The retry strategy of %s raised: the job is not retried",
+                    orphan.job.call_string,
+                    extra=fields(Action.RETRY_STRATEGY_ERROR, job=orphan.job.log_context()),
+                )
+        raise AssertionError("without a strategy nothing of a user's is called")
