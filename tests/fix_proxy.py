@@ -168,7 +168,11 @@ class Proxy:
         if self._refusing:
             client.socket.close()
             return
-        server = await trio.open_tcp_stream(self._server.host, self._server.port)
+        try:
+            server = await trio.open_tcp_stream(self._server.host, self._server.port)
+        except OSError:  # the server is away
+            client.socket.close()
+            return
         with contextlib.suppress(CutTheWire), trio.CancelScope() as scope:
             self._connections[scope] = trio.Event()
             try:

@@ -31,9 +31,9 @@ class Bench:
     """
 
     def __init__(self, conninfo: str, direct: str) -> None:
-        self.direct = direct
         self.app = App(connector=PsycopgConnector(conninfo=conninfo))
-        self.database = psycopg.connect(direct, autocommit=True, application_name="the test itself")
+        self.database = psycopg.connect(direct)
+        self.look_at(direct)
         #: How often the body of each job was begun, and how often it ended.
         self.began: Counter[int] = Counter()
         self.ended: Counter[int] = Counter()
@@ -78,6 +78,11 @@ class Bench:
         self.ended[job_id] += 1
 
     # -- the database -----------------------------------------------------------------------------
+
+    def look_at(self, direct: str) -> None:
+        """Connect the test itself, anew if its server is another process."""
+        self.database.close()
+        self.database = psycopg.connect(direct, autocommit=True, application_name="the test itself")
 
     def close(self) -> None:
         self.database.close()
@@ -159,7 +164,7 @@ class Bench:
             "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = %s",
             worker.worker_id,
         )
-        return [row[0] for row in held if row[0] not in worker._running.ids]
+        return [row[0] for row in held if worker._running.get(row[0]) is None]
 
     # -- the worker -------------------------------------------------------------------------------
 
@@ -172,6 +177,8 @@ class Bench:
         worker = self.worker(**options)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
-            yield worker
-            self.gate.set()
-            worker.stop()
+            try:
+                yield worker
+            finally:
+                self.gate.set()
+                worker.stop()
