@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
+import pytest
 import trio
 
 from tests.waiting import eventually
 from trio_queue import App, JobContext, PsycopgConnector
+from trio_queue.log import Action
 from trio_queue.worker import Worker
 
 #: How workers run here, unless a test says otherwise: nothing comes by polling.
@@ -20,6 +23,14 @@ QUIET = {
     "fetch_job_polling_interval": 3600.0,
     "abort_job_polling_interval": 3600.0,
 }
+
+
+def told(caplog: pytest.LogCaptureFixture, action: Action) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if getattr(record, "action", None) == action.value and record.levelno >= logging.INFO
+    ]
 
 
 class Bench:

@@ -9,7 +9,7 @@ import trio
 
 from tests.fix_proxy import Proxy
 from tests.waiting import eventually
-from tests.worker_on_postgres.bench import Bench
+from tests.worker_on_postgres.bench import Bench, told
 from trio_queue.log import Action
 
 #: By what their last statements have in them.
@@ -30,14 +30,6 @@ def terminate(bench: Bench, kind: str) -> int:
             f" AND application_name <> 'the test itself' AND {KINDS[kind]}".replace("%", "%%")
         )
     )
-
-
-def told(caplog: pytest.LogCaptureFixture, action: Action) -> list[str]:
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if getattr(record, "action", None) == action.value and record.levelno >= logging.INFO
-    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
