@@ -136,4 +136,3 @@ async def test_a_stop_that_meets_a_running_job_on_a_frozen_wire(
         await within_patience(worker._ended.wait)
     assert wired.statuses() == {ids[0]: ("succeeded", 1)}
     await wired.is_quiet()
-
