@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from enum import Enum
 from typing import TypeAlias
 
 import attrs
