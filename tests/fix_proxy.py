@@ -53,8 +53,10 @@ class CutTheWire(Exception):  # noqa: N818 - an order, not an error
 
 
 class _Server(Protocol):
-    host: str
-    port: int
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
 
 
 CANCEL_REQUEST_CODE = 80877102

@@ -18,7 +18,7 @@ from trio_queue.log import Action
 from trio_queue.worker import Worker
 
 #: How workers run here, unless a test says otherwise: nothing comes by polling.
-QUIET = {
+QUIET: dict[str, Any] = {
     "install_signal_handlers": False,
     "fetch_job_polling_interval": 3600.0,
     "abort_job_polling_interval": 3600.0,
@@ -175,7 +175,12 @@ class Bench:
             "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = %s",
             worker.worker_id,
         )
-        return [row[0] for row in held if worker._running.get(row[0]) is None]
+        in_hands = self.in_hands(worker)
+        return [row[0] for row in held if row[0] not in in_hands]
+
+    def in_hands(self, worker: Worker) -> set[int]:
+        """The jobs whose places the worker holds."""
+        return {running.id for running in worker._running}  # pyright: ignore[reportPrivateUsage] - no user needs them
 
     # -- the worker -------------------------------------------------------------------------------
 

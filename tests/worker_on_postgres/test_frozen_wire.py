@@ -56,7 +56,7 @@ async def test_idle(wired: Bench, proxy: Proxy) -> None:
         await eventually(lambda: watch.answered[REST] > 0, "the worker to rest")
         proxy.freeze()
         worker.stop()
-        await within_patience(worker._ended.wait)
+        await eventually(lambda: worker.stage is Stage.STOPPED, "the end")
     await proxy.cut()
 
 
@@ -112,7 +112,7 @@ async def test_a_stop_ends_on_a_frozen_wire(
         nursery.start_soon(run)
         await within_patience(freeze.reached.wait)
         worker.stop()
-        await within_patience(worker._ended.wait)
+        await eventually(lambda: worker.stage is Stage.STOPPED, "the end")
     assert worker.stage is Stage.STOPPED
     assert (error is not None) == (moment == "writing")
     await proxy.cut()
@@ -133,6 +133,6 @@ async def test_a_stop_that_meets_a_running_job_on_a_frozen_wire(
         # The network comes back as it was before the job ends: nothing was lost but time.
         proxy.thaw()
         wired.gate.set()
-        await within_patience(worker._ended.wait)
+        await eventually(lambda: worker.stage is Stage.STOPPED, "the end")
     assert wired.statuses() == {ids[0]: ("succeeded", 1)}
     await wired.is_quiet()

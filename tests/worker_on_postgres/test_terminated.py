@@ -11,6 +11,7 @@ from tests.fix_proxy import Proxy
 from tests.waiting import eventually
 from tests.worker_on_postgres.bench import Bench, told
 from trio_queue.log import Action
+from trio_queue.worker import Stage
 
 #: By what their last statements have in them.
 KINDS = {
@@ -46,7 +47,7 @@ async def test_again_and_again_while_jobs_run(
             added = bench.defer(count=4)
             short += added
             await bench.all_ended(added)
-            assert worker._supervisor.error is None
+            assert worker.stage is Stage.RUNNING
         assert bench.strays(worker) == []
         assert worker.worker_id == 1
     bench.each_ran_once(long + short)

@@ -8,8 +8,9 @@ from contextlib import AsyncExitStack
 import pytest
 import trio
 
-from tests.waiting import eventually, within_patience
+from tests.waiting import eventually
 from tests.worker_on_postgres.bench import Bench
+from trio_queue.worker import Stage
 
 LOCKS = [None, "a", "b", "c"]
 
@@ -98,7 +99,7 @@ async def test_the_app_is_open_until_the_last_worker_ends(bench: Bench) -> None:
         await nursery.start(first.run)
         await nursery.start(second.run)
         first.stop()
-        await within_patience(first._ended.wait)
+        await eventually(lambda: first.stage is Stage.STOPPED, "the end")
         assert bench.app.connector.is_open()
         bench.gate.set()
         await eventually(lambda: bool(ids), "the job to defer another")

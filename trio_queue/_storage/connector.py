@@ -145,7 +145,7 @@ class PsycopgConnector(BaseConnector):
         )
         with translated(parameters.address):
             await made.open()
-        if self._trio_pool is not None:  # somebody else opened it meanwhile
+        if self.is_open():  # somebody else opened it meanwhile
             await made.close()
             return
         self._trio_pool, self._parameters = made, parameters
@@ -181,7 +181,7 @@ class PsycopgConnector(BaseConnector):
             except BaseException:
                 await made.close(CLOSE_TIMEOUT)
                 raise
-        if self._asyncio_pool is not None:  # somebody else opened it meanwhile
+        if self.is_open():  # somebody else opened it meanwhile
             await made.close(CLOSE_TIMEOUT)
             return
         self._asyncio_pool, self._asyncio_pool_is_ours = made, True
