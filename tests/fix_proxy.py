@@ -53,8 +53,10 @@ class CutTheWire(Exception):  # noqa: N818 - an order, not an error
 
 
 class _Server(Protocol):
-    host: str
-    port: int
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
 
 
 CANCEL_REQUEST_CODE = 80877102
@@ -168,7 +170,11 @@ class Proxy:
         if self._refusing:
             client.socket.close()
             return
-        server = await trio.open_tcp_stream(self._server.host, self._server.port)
+        try:
+            server = await trio.open_tcp_stream(self._server.host, self._server.port)
+        except OSError:  # the server is away
+            client.socket.close()
+            return
         with contextlib.suppress(CutTheWire), trio.CancelScope() as scope:
             self._connections[scope] = trio.Event()
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from enum import Enum
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -109,9 +109,10 @@ class Job:
         Raises:
             InvalidArguments: The row has something else there.
         """
-        match self.task_kwargs:
-            case dict() as keywords:
-                return keywords
+        stored = cast("object", self.task_kwargs)
+        match stored:
+            case dict():
+                return self.task_kwargs
             case UnreadableArguments(error):
                 told = f"cannot be read ({error}): correct or delete its row"
             case other:
@@ -125,17 +126,21 @@ class Job:
         context = self.asdict()
         if self.scheduled_at is not None:
             context["scheduled_at"] = self.scheduled_at.isoformat()
-        if isinstance(self.task_kwargs, UnreadableArguments):
-            context["task_kwargs"] = str(self.task_kwargs)
+        stored = cast("object", self.task_kwargs)
+        if isinstance(stored, UnreadableArguments):
+            context["task_kwargs"] = str(stored)
         context["call_string"] = self.call_string
         return context
 
     @cached_property
     def call_string(self) -> str:
         """The call as a reader of the log knows it: `module.task[12](a=1)`."""
-        match self.task_kwargs:
-            case dict() as keywords:
-                arguments = ", ".join(f"{key}={_shown(value)}" for key, value in keywords.items())
+        stored = cast("object", self.task_kwargs)
+        match stored:
+            case dict():
+                arguments = ", ".join(
+                    f"{key}={_shown(value)}" for key, value in self.task_kwargs.items()
+                )
             case UnreadableArguments() as unreadable:
                 arguments = str(unreadable)
             case other:

@@ -112,6 +112,9 @@ class PruneStalledWorkers(Verb[list[int]]):
 class FetchJobs(Verb[list[Job]]):
     """Claim the jobs that may start, at most `limit`, by priority and id: they are now `doing`.
 
+    A worker numbers its claims, rescues and releases by `turn`. Once a later one has begun, one that
+    arrives late, its answer long given up, does nothing. None: no number.
+
     An empty answer is not an empty queue: ask HasEligibleJob. Raises WorkerGone where the
     worker's row is gone.
     """
@@ -121,6 +124,7 @@ class FetchJobs(Verb[list[Job]]):
     #: None: every queue.
     queues: Sequence[str] | None
     limit: int
+    turn: int | None = None
 
 
 @attrs.frozen
@@ -173,6 +177,8 @@ class ReleaseJobs(Verb[list[Finished]]):
     name: ClassVar[str] = "release_jobs"
     worker_id: int
     keep: Sequence[int]
+    #: See FetchJobs.
+    turn: int | None = None
 
 
 @attrs.frozen
@@ -232,6 +238,8 @@ class AdoptOrphans(Verb[list[Orphan]]):
     #: Seconds without a heartbeat after which a worker is taken for dead.
     stalled_after: float
     limit: int
+    #: See FetchJobs.
+    turn: int | None = None
 
 
 # -- managing -----------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 import trio
 from typing_extensions import Unpack
@@ -26,6 +25,7 @@ from trio_queue._worker.database import Database
 from trio_queue._worker.fetch import Fetcher
 from trio_queue._worker.hear import Ear
 from trio_queue._worker.lease import Lease
+from trio_queue._worker.opening import opened
 from trio_queue._worker.options import Options, WorkerOptions, read_options
 from trio_queue._worker.periodic import PeriodicDeferrer
 from trio_queue._worker.report import Reporter
@@ -175,7 +175,7 @@ class Worker:
 
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         self.app.perform_import_paths()
-        async with _opened(self.app), self.app.connector.open_store() as store:
+        async with opened(self.app.connector), self.app.connector.open_store() as store:
             database = Database(store, self._reporter.logger)
             lease = Lease(
                 database=database,
@@ -320,16 +320,3 @@ class Worker:
         if change.before is Stage.STARTING and change.after is Stage.STOPPED:
             self._life.cancel(reason=change.who)
         self._reporter.changed(change, worker_id=self.worker_id, asked=self._shutdown.asks > 0)
-
-
-@asynccontextmanager
-async def _opened(app: Any) -> AsyncGenerator[None]:
-    """The App is open while the block lasts: by whoever opened it before, else by us."""
-    if app.connector.is_open():
-        yield
-        return
-    await app.connector.open_async()
-    try:
-        yield
-    finally:
-        await app.connector.close_async()

@@ -68,7 +68,7 @@ def fetch(
     connection: Connection, worker: int, limit: int = 100, queues: Sequence[str] | None = None
 ) -> list[int]:
     """Claim jobs; their ids in the order of the claim."""
-    parameters = {"queues": queues, "worker_id": worker, "limit": limit}
+    parameters = {"queues": queues, "worker_id": worker, "turn": None, "limit": limit}
     return column(connection, query("fetch_jobs"), parameters)
 
 
@@ -97,7 +97,9 @@ def finish(
 
 def release(connection: Connection, worker: int, keep: Sequence[int] = ()) -> dict[int, str]:
     """Give back what a worker does not run; the status of each by its id."""
-    found = rows(connection, query("release_jobs"), {"worker_id": worker, "keep": list(keep)})
+    found = rows(
+        connection, query("release_jobs"), {"worker_id": worker, "keep": list(keep), "turn": None}
+    )
     return dict(found)
 
 

@@ -78,7 +78,7 @@ def fill(connection: Connection, seed: str) -> dict[str, Any]:
     connection.execute("SET session_replication_role = origin")
     some = [r.choice(queues), r.choice(queues), "none"]
     asked = r.choice([None, None, queues[:1], some, queues, [], ["none", None]])
-    return {"queues": asked, "limit": r.randint(1, 20)}
+    return {"queues": asked, "turn": None, "limit": r.randint(1, 20)}
 
 
 def tried(connection: Connection, text: str, asked: dict[str, Any]) -> tuple[list[int], Any]:
@@ -230,6 +230,7 @@ class Race:
         while not self.errors:
             asked = {
                 "queues": r.choice([None, ["q0", "q1"], ["q1", "q2", "q3"]]),
+                "turn": None,
                 "limit": r.randint(1, 50),
                 "worker_id": worker,
             }

@@ -30,7 +30,7 @@ from trio_queue.completion import WORKER_DIED
 
 def adopt(connection: Connection, worker: int, limit: int = 100, after: float = 30) -> list[int]:
     """Take over jobs of dead workers; their ids."""
-    parameters = {"worker_id": worker, "stalled_after": after, "limit": limit}
+    parameters = {"worker_id": worker, "stalled_after": after, "turn": None, "limit": limit}
     return [row[0] for row in rows(connection, query("adopt_orphans"), parameters)]
 
 
@@ -159,7 +159,7 @@ def test_notes_of_jobs_that_moved_on_are_deleted_and_take_no_places(
 
 def test_only_deaths_are_counted(connection: Connection) -> None:
     made = insert(connection)
-    parameters: dict[str, Any] = {"stalled_after": 30, "limit": 1}
+    parameters: dict[str, Any] = {"stalled_after": 30, "turn": None, "limit": 1}
     for attempt, reason in enumerate(("something", WORKER_DIED, WORKER_DIED, None)):
         dead, me = register(connection), register(connection)
         fetch(connection, dead)

@@ -260,7 +260,7 @@ def test_planned_on_an_empty_table_everything_stays_flat_when_it_fills(
 @pytest.mark.usefixtures("table")
 def test_asking_for_orphans_reads_no_job_but_those_that_are_noted(connection: Connection) -> None:
     worker, dead, back = [register(connection) for _ in range(3)]
-    parameters = {"worker_id": worker, "stalled_after": 30.0, "limit": 20}
+    parameters = {"worker_id": worker, "stalled_after": 30.0, "turn": None, "limit": 20}
     with plans(connection) as found:
         assert rows(connection, query("adopt_orphans"), parameters) == []
     assert not {scan for scan in scans(found) if scan[0] == "Seq Scan"}
@@ -280,7 +280,7 @@ def test_asking_for_orphans_reads_no_job_but_those_that_are_noted(connection: Co
 
 def test_planned_where_nobody_died_a_rescue_stays_flat(connection: Connection) -> None:
     worker, dead = register(connection), register(connection)
-    parameters = {"worker_id": worker, "stalled_after": 30.0, "limit": 20}
+    parameters = {"worker_id": worker, "stalled_after": 30.0, "turn": None, "limit": 20}
     connection.execute("ANALYZE")
     for _ in range(8):
         rows(connection, query("adopt_orphans"), parameters)

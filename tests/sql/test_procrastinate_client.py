@@ -202,7 +202,7 @@ def test_its_pruning_of_a_worker_of_ours_leaves_the_jobs_to_our_rescue(conninfo:
             assert list(await tasks.app.job_manager.prune_stalled_workers(30)) == [dead]
             noted = rows(connection, "SELECT job_id, attempts, worker_id FROM trio_queue_orphans")
             assert noted == [(job_id, 0, dead)]
-            parameters = {"worker_id": rescuer, "stalled_after": 30.0, "limit": 1}
+            parameters = {"worker_id": rescuer, "stalled_after": 30.0, "turn": None, "limit": 1}
             [found] = rows(connection, query("adopt_orphans"), parameters)
             assert (found[0], found[-1]) == (job_id, 1)
             # In the eyes of its client it is a running job like any other.

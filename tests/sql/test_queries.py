@@ -45,7 +45,7 @@ EXPECTED = {
     "update_heartbeat": ("worker_id bigint", "alive boolean"),
     "unregister_worker": ("worker_id bigint", "nothing text"),
     "prune_stalled_workers": ("seconds_since_heartbeat double precision", "worker_id bigint"),
-    "fetch_jobs": ("queues character varying[], worker_id bigint, limit integer", JOB),
+    "fetch_jobs": ("queues character varying[], worker_id bigint, limit integer, turn bigint", JOB),
     "has_eligible_job": ("queues character varying[]", "eligible boolean"),
     "next_scheduled_in": ("queues character varying[]", "seconds double precision"),
     "finish_jobs": (
@@ -56,13 +56,13 @@ EXPECTED = {
         ),
         "job_id bigint, status text",
     ),
-    "release_jobs": ("worker_id bigint, keep bigint[]", "job_id bigint, status text"),
+    "release_jobs": ("worker_id bigint, keep bigint[], turn bigint", "job_id bigint, status text"),
     "adopt_jobs": (
         "worker_id bigint, lost_id bigint, job_ids bigint[], attempts integer[]",
         "id bigint",
     ),
     "adopt_orphans": (
-        "worker_id bigint, stalled_after double precision, limit integer",
+        "worker_id bigint, stalled_after double precision, limit integer, turn bigint",
         JOB + ", deaths integer",
     ),
     "list_jobs_to_abort": ("worker_id bigint", "id bigint"),

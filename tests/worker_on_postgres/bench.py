@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
+import pytest
 import trio
 
 from tests.waiting import eventually
 from trio_queue import App, JobContext, PsycopgConnector
+from trio_queue.log import Action
 from trio_queue.worker import Worker
 
 #: How workers run here, unless a test says otherwise: nothing comes by polling.
-QUIET = {
+QUIET: dict[str, Any] = {
     "install_signal_handlers": False,
     "fetch_job_polling_interval": 3600.0,
     "abort_job_polling_interval": 3600.0,
 }
+
+
+def told(caplog: pytest.LogCaptureFixture, action: Action) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if getattr(record, "action", None) == action.value and record.levelno >= logging.INFO
+    ]
 
 
 class Bench:
@@ -31,9 +42,9 @@ class Bench:
     """
 
     def __init__(self, conninfo: str, direct: str) -> None:
-        self.direct = direct
         self.app = App(connector=PsycopgConnector(conninfo=conninfo))
-        self.database = psycopg.connect(direct, autocommit=True, application_name="the test itself")
+        self.database = psycopg.connect(direct)
+        self.look_at(direct)
         #: How often the body of each job was begun, and how often it ended.
         self.began: Counter[int] = Counter()
         self.ended: Counter[int] = Counter()
@@ -78,6 +89,11 @@ class Bench:
         self.ended[job_id] += 1
 
     # -- the database -----------------------------------------------------------------------------
+
+    def look_at(self, direct: str) -> None:
+        """Connect the test itself, anew if its server is another process."""
+        self.database.close()
+        self.database = psycopg.connect(direct, autocommit=True, application_name="the test itself")
 
     def close(self) -> None:
         self.database.close()
@@ -159,7 +175,12 @@ class Bench:
             "SELECT id FROM procrastinate_jobs WHERE status = 'doing' AND worker_id = %s",
             worker.worker_id,
         )
-        return [row[0] for row in held if row[0] not in worker._running.ids]
+        in_hands = self.in_hands(worker)
+        return [row[0] for row in held if row[0] not in in_hands]
+
+    def in_hands(self, worker: Worker) -> set[int]:
+        """The jobs whose places the worker holds."""
+        return {running.id for running in worker._running}  # pyright: ignore[reportPrivateUsage] - no user needs them
 
     # -- the worker -------------------------------------------------------------------------------
 
@@ -172,6 +193,8 @@ class Bench:
         worker = self.worker(**options)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
-            yield worker
-            self.gate.set()
-            worker.stop()
+            try:
+                yield worker
+            finally:
+                self.gate.set()
+                worker.stop()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.fix_postgres import PostgresServer
 from tests.fix_proxy import Proxy
@@ -12,7 +13,7 @@ from tests.worker_on_postgres.bench import Bench
 
 
 @pytest.fixture
-async def bench(queue_database: str) -> Iterator[Bench]:
+async def bench(queue_database: str) -> AsyncGenerator[Bench]:
     """An application on a database of its own."""
     bench = Bench(queue_database, queue_database)
     yield bench
@@ -22,15 +23,9 @@ async def bench(queue_database: str) -> Iterator[Bench]:
 @pytest.fixture
 async def wired(
     proxy: Proxy, postgres_server: PostgresServer, queue_database: str
-) -> Iterator[Bench]:
+) -> AsyncGenerator[Bench]:
     """An application that reaches its database through the proxy; the test does not."""
-    name = queue_database_name(queue_database)
+    name = str(conninfo_to_dict(queue_database)["dbname"])
     bench = Bench(proxy.conninfo(postgres_server.conninfo(name, tcp=True)), queue_database)
     yield bench
     bench.close()
-
-
-def queue_database_name(conninfo: str) -> str:
-    from psycopg.conninfo import conninfo_to_dict
-
-    return str(conninfo_to_dict(conninfo)["dbname"])

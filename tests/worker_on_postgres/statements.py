@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from enum import Enum
 from typing import TypeAlias
 
 import attrs
@@ -16,9 +15,7 @@ CLAIM = "trio_queue_fetch_jobs_v1"
 WRITE = "trio_queue_finish_jobs_v1"
 RELEASE = "trio_queue_release_jobs_v1"
 REST = "trio_queue_next_scheduled_in_v1"
-REGISTER = "trio_queue_register_worker_v1"
 UNREST = "trio_queue_next_scheduled_in_v1"
-REGISTER = "procrastinate_unregister_worker_v1"
 
 
 @attrs.frozen

@@ -39,7 +39,7 @@ async def test_cut(
     async with wired.working(concurrency=concurrency) as worker:
         await wired.all_ended()
         assert cut.reached.is_set()
-        await eventually(lambda: not len(worker._running), "the worker's hands to be empty")
+        await eventually(lambda: not wired.in_hands(worker), "the worker's hands to be empty")
         assert wired.strays(worker) == []
     wired.each_ran_once(ids)
     await wired.is_quiet()

@@ -6,6 +6,7 @@ import pytest
 
 from tests.waiting import eventually
 from tests.worker_on_postgres.bench import Bench
+from trio_queue.worker import Stage
 
 ODD_NAMES = ['quo"te', "apo'strophe", "per%cent %s %(a)s", "line\nbreak", "🐝", " ", "\\", "a" * 40]
 
@@ -31,7 +32,7 @@ async def ends_as(bench: Bench, job_id: int, status: str, attempts: int = 1) -> 
             patience=10,
         )
         await bench.all_ended(bench.defer())
-        assert worker._supervisor.error is None
+        assert worker.stage is Stage.RUNNING
     await bench.is_quiet()
 
 
@@ -100,7 +101,7 @@ async def test_an_attempt_that_cannot_be_counted(
         await eventually(lambda: "could not be written" in caplog.text, "the refusal to be told")
         assert "integer out of range" in caplog.text
         await bench.all_ended(bench.defer())
-        assert worker._supervisor.error is None
+        assert worker.stage is Stage.RUNNING
     # It ran: it is not given back as if it had not.
     assert bench.statuses([job_id]) == {job_id: ("doing", 2**31 - 1)}
     assert bench.began[job_id] == 1
@@ -128,7 +129,7 @@ async def test_doing_without_a_worker(bench: Bench, abort_requested: bool) -> No
     async with bench.working(listen_notify=True) as worker:
         bench.rows("UPDATE procrastinate_jobs SET abort_requested = true RETURNING id")
         await bench.all_ended(bench.defer())
-        assert worker._supervisor.error is None
+        assert worker.stage is Stage.RUNNING
     assert bench.statuses([job_id]) == {job_id: ("doing", 0)}
 
 
@@ -145,4 +146,4 @@ async def test_notifications_of_nobody(bench: Bench, payload: str) -> None:
     async with bench.working() as worker:
         bench.rows("SELECT pg_notify('procrastinate_any_queue_v1', %s)", payload)
         await bench.all_ended(bench.defer())
-        assert worker._supervisor.error is None
+        assert worker.stage is Stage.RUNNING

@@ -145,6 +145,9 @@ class PsycopgConnector(BaseConnector):
         )
         with translated(parameters.address):
             await made.open()
+        if self.is_open():  # somebody else opened it meanwhile
+            await made.close()
+            return
         self._trio_pool, self._parameters = made, parameters
 
     async def _open_asyncio(self, pool: Any) -> None:
@@ -178,6 +181,9 @@ class PsycopgConnector(BaseConnector):
             except BaseException:
                 await made.close(CLOSE_TIMEOUT)
                 raise
+        if self.is_open():  # somebody else opened it meanwhile
+            await made.close(CLOSE_TIMEOUT)
+            return
         self._asyncio_pool, self._asyncio_pool_is_ours = made, True
         self._parameters = parameters
 

@@ -35,7 +35,7 @@ def adopt_jobs(verb: store.AdoptJobs, tables: Tables) -> list[int]:
 @answer.register
 def adopt_orphans(verb: store.AdoptOrphans, tables: Tables) -> list[store.Orphan]:
     """See AdoptOrphans."""
-    if verb.limit <= 0:
+    if verb.limit <= 0 or not tables.take_turn(verb.worker_id, verb.turn):
         return []
     oldest = tables.now - datetime.timedelta(seconds=verb.stalled_after)
     tables.delete_workers(

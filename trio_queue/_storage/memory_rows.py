@@ -36,6 +36,7 @@ class WorkerRow:
     concurrency: int | None = None
     stage: str
     since: datetime.datetime
+    last_turn: int = 0
 
 
 @attrs.define(kw_only=True)

@@ -206,6 +206,16 @@ class Tables:
 
     # -- workers --------------------------------------------------------------------------------
 
+    def take_turn(self, worker_id: int, turn: int | None) -> bool:
+        """Whether it is this call's turn: none that is numbered higher has begun."""
+        worker = self.workers.get(worker_id)
+        if worker is None or turn is None:
+            return True
+        if worker.last_turn >= turn:
+            return False
+        worker.last_turn = turn
+        return True
+
     def delete_workers(self, worker_ids: Iterable[int]) -> None:
         """Delete workers; their running jobs lose them and are noted as orphans."""
         for worker_id in worker_ids:

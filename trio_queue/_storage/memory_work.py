@@ -106,6 +106,8 @@ def prune_stalled_workers(verb: store.PruneStalledWorkers, tables: Tables) -> li
 @answer.register
 def fetch_jobs(verb: store.FetchJobs, tables: Tables) -> list[Job]:
     """See FetchJobs."""
+    if not tables.take_turn(verb.worker_id, verb.turn):
+        return []
     rows = _startable(tables, verb.queues, verb.limit)
     if rows and verb.worker_id not in tables.workers:
         raise WorkerGone
@@ -146,6 +148,8 @@ def finish_jobs(verb: store.FinishJobs, tables: Tables) -> list[store.Finished]:
 @answer.register
 def release_jobs(verb: store.ReleaseJobs, tables: Tables) -> list[store.Finished]:
     """See ReleaseJobs."""
+    if not tables.take_turn(verb.worker_id, verb.turn):
+        return []
     held = [
         row
         for row in tables.sorted_jobs()

@@ -101,7 +101,9 @@ class Fetcher:
             if self._unanswered:
                 await self._release()
             limit = self._running.free_places
-            jobs = await self.claim(FetchJobs(worker_id, self._options.queues, limit))
+            jobs = await self.claim(
+                FetchJobs(worker_id, self._options.queues, limit, self._lease.next_turn())
+            )
             if self._shutdown.draining.is_set():
                 self._unanswered = True
                 return False  # the answer came with the cancel: give_back() gives them back

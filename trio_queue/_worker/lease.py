@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import socket
@@ -55,6 +56,7 @@ class Lease:
         self._shutdown = shutdown
         self._logger = logger
         self._id: int | None = None
+        self._turns = itertools.count(1)
         self._renewing = trio.Lock()
         self._heartbeat: Heartbeat | None = None
 
@@ -63,6 +65,10 @@ class Lease:
         """The id of the row, while there is one."""
         assert self._id is not None, "asked while the worker is registered"
         return self._id
+
+    def next_turn(self) -> int:
+        """A number for the next claim or release: what arrives after a later one does nothing."""
+        return next(self._turns)
 
     @asynccontextmanager
     async def held(self) -> AsyncGenerator[None]:
@@ -110,7 +116,8 @@ class Lease:
     async def release(self) -> None:
         """Give back what is `doing` under this row and not in our hands: claims that were not answered."""
         released = await self._database.run(
-            ReleaseJobs(self.worker_id, self._running.held_ids), bound=CLAIM_BOUND
+            ReleaseJobs(self.worker_id, self._running.held_ids, self.next_turn()),
+            bound=CLAIM_BOUND,
         )
         if released:
             self._logger.info(

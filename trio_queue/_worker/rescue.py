@@ -75,7 +75,12 @@ class Rescuer:
     async def _rescue(self, worker_id: int) -> int:
         async with self._fetcher.claiming:  # a release must not give back what is being taken over
             orphans = await self._fetcher.claim(
-                AdoptOrphans(worker_id, self._options.stalled_worker_timeout, LIMIT)
+                AdoptOrphans(
+                    worker_id,
+                    self._options.stalled_worker_timeout,
+                    LIMIT,
+                    self._lease.next_turn(),
+                )
             )
             taken = {orphan.job.id for orphan in orphans if orphan.job.id is not None}
             self._running.taken_over |= taken

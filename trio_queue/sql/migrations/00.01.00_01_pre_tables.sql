@@ -15,7 +15,8 @@ CREATE TABLE IF NOT EXISTS trio_queue_workers (
     queues text[],  -- NULL: every queue
     concurrency int NOT NULL,
     stage text NOT NULL,
-    since timestamptz DEFAULT now() NOT NULL  -- when this stage began
+    since timestamptz DEFAULT now() NOT NULL,  -- when this stage began
+    last_turn bigint DEFAULT 0 NOT NULL  -- see trio_queue_take_turn_v1
 );
 
 -- Beside a row of procrastinate_events, where there is something to tell; goes with it.

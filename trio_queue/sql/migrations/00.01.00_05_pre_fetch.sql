@@ -208,13 +208,32 @@ BEGIN
     RETURN coalesce(picked, '{}');
 END $$;
 
+-- Whether it is this call's turn. A worker numbers its claims and releases, one after the other; once a later one has begun, an
+-- earlier one is void. One whose answer was lost may still arrive: TCP sends again, for half a minute and longer, what a process
+-- has sent and then closed the connection. A claim that came after the release of what it might have claimed would leave jobs that
+-- nobody runs under a living worker; a release that came after a later claim would give back jobs that run.
+--
+-- The row stays locked until the end of the transaction: whoever takes the next turn sees what this one did. The worker's own row
+-- first, in the order of whoever deletes it. turn: NULL is always right, and so is any for a worker that has no row with us (whether
+-- it may claim is the triggers' affair).
+CREATE OR REPLACE FUNCTION trio_queue_take_turn_v1(worker_id bigint, turn bigint) RETURNS boolean LANGUAGE plpgsql
+SET enable_seqscan = off SET jit = off AS $$
+BEGIN
+    IF turn IS NULL THEN
+        RETURN true;
+    END IF;
+    PERFORM FROM procrastinate_workers p WHERE p.id = trio_queue_take_turn_v1.worker_id FOR KEY SHARE;
+    UPDATE trio_queue_workers w SET last_turn = turn WHERE w.worker_id = trio_queue_take_turn_v1.worker_id AND w.last_turn < turn;
+    RETURN FOUND OR NOT EXISTS (SELECT FROM trio_queue_workers w WHERE w.worker_id = trio_queue_take_turn_v1.worker_id);
+END $$;
+
 -- Claim at most n jobs for a worker. One statement in autocommit, READ COMMITTED. Waits for nobody's rows but in one race: a
 -- better job joined a lock whose first job an open transaction holds. The unique index on running locks then makes the claim
 -- wait, 50 ms at most; after that it takes jobs without locks only. Raises foreign_key_violation where the worker is not
 -- registered.
 --
--- An empty answer is not an empty queue: ask trio_queue_has_eligible_job_v1.
-CREATE OR REPLACE FUNCTION trio_queue_fetch_jobs_v1(queues varchar[], worker_id bigint, n int)
+-- An empty answer is not an empty queue: ask trio_queue_has_eligible_job_v1. turn: see trio_queue_take_turn_v1.
+CREATE OR REPLACE FUNCTION trio_queue_fetch_jobs_v1(queues varchar[], worker_id bigint, n int, turn bigint DEFAULT NULL)
 RETURNS SETOF procrastinate_jobs LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_memoize = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
@@ -228,6 +247,9 @@ DECLARE
 BEGIN
     -- Wait for DDL here, not under the short timeout below, where it would be taken for the race.
     LOCK TABLE procrastinate_jobs IN ROW EXCLUSIVE MODE;
+    IF NOT trio_queue_take_turn_v1(worker_id, turn) THEN
+        RETURN;
+    END IF;
     IF cardinality(asked) > 1 THEN
         asked := ARRAY(SELECT DISTINCT queue FROM unnest(asked) queue);
     END IF;

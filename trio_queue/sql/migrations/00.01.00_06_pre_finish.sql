@@ -165,8 +165,8 @@ BEGIN
 END $$;
 
 -- Give back what a worker holds and does not run: claimed and never started, or claimed in a call whose answer was lost.
--- keep: the jobs that it does run. By the rules for giving back above; attempts are not counted.
-CREATE OR REPLACE FUNCTION trio_queue_release_jobs_v1(worker_id bigint, keep bigint[])
+-- keep: the jobs that it does run. By the rules for giving back above; attempts are not counted. turn: see trio_queue_take_turn_v1.
+CREATE OR REPLACE FUNCTION trio_queue_release_jobs_v1(worker_id bigint, keep bigint[], turn bigint DEFAULT NULL)
 RETURNS TABLE (job_id bigint, status text) LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off AS $$
 #variable_conflict use_column
@@ -175,6 +175,9 @@ DECLARE
     held_ids bigint[];
     fences int[];
 BEGIN
+    IF NOT trio_queue_take_turn_v1(holder, turn) THEN
+        RETURN;
+    END IF;
     SELECT array_agg(j.id ORDER BY j.id), array_agg(j.attempts ORDER BY j.id) INTO held_ids, fences
       FROM procrastinate_jobs j
      WHERE j.status = 'doing' AND j.worker_id = holder AND j.id <> ALL (coalesce(keep, '{}'));

@@ -50,8 +50,10 @@ END $$;
 -- trio_queue_workers, so nothing of theirs is noted either.
 --
 -- Waits for nobody, but 100 ms for each dead worker whose job somebody else has locked; it stays for the next time, and
--- does not keep the others from being rescued. Where nobody died: one probe of each of two small tables, and nothing is written.
-CREATE OR REPLACE FUNCTION trio_queue_adopt_orphans_v1(worker_id bigint, stalled_after double precision, n int)
+-- does not keep the others from being rescued. Where nobody died: one probe of each of two small tables, and nothing is written but
+-- the turn (see trio_queue_take_turn_v1).
+CREATE OR REPLACE FUNCTION trio_queue_adopt_orphans_v1(
+    worker_id bigint, stalled_after double precision, n int, turn bigint DEFAULT NULL)
 RETURNS TABLE (job procrastinate_jobs, deaths int) LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 SET plan_cache_mode = force_generic_plan AS $$
@@ -68,7 +70,7 @@ DECLARE
     last_id bigint := '-9223372036854775808';
     last_attempts int := '-2147483648';
 BEGIN
-    IF n <= 0 THEN
+    IF n <= 0 OR NOT trio_queue_take_turn_v1(adopter, turn) THEN
         RETURN;
     END IF;
     FOR stalled IN

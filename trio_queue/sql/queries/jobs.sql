@@ -8,7 +8,7 @@ SELECT unnest(trio_queue_defer_jobs_v1(
 
 -- name: fetch_jobs
 SELECT id, queue_name, task_name, priority, lock, queueing_lock, args, status::text AS status, scheduled_at, attempts, abort_requested, worker_id
-  FROM trio_queue_fetch_jobs_v1(%(queues)s::varchar[], %(worker_id)s::bigint, %(limit)s::int);
+  FROM trio_queue_fetch_jobs_v1(%(queues)s::varchar[], %(worker_id)s::bigint, %(limit)s::int, %(turn)s::bigint);
 
 -- name: has_eligible_job
 SELECT trio_queue_has_eligible_job_v1(%(queues)s::varchar[]) AS eligible;
@@ -25,7 +25,7 @@ SELECT job_id, status
     %(if_abort_requested)s::text[], %(deletes)s::boolean[], %(reasons)s::text[]);
 
 -- name: release_jobs
-SELECT job_id, status FROM trio_queue_release_jobs_v1(%(worker_id)s::bigint, %(keep)s::bigint[]);
+SELECT job_id, status FROM trio_queue_release_jobs_v1(%(worker_id)s::bigint, %(keep)s::bigint[], %(turn)s::bigint);
 
 -- name: list_jobs_to_abort
 SELECT id FROM procrastinate_jobs

@@ -25,7 +25,7 @@ SELECT unnest(trio_queue_adopt_jobs_v1(
 -- name: adopt_orphans
 SELECT (job).id, (job).queue_name, (job).task_name, (job).priority, (job).lock, (job).queueing_lock, (job).args, (job).status::text AS status, (job).scheduled_at, (job).attempts, (job).abort_requested, (job).worker_id,
        deaths
-  FROM trio_queue_adopt_orphans_v1(%(worker_id)s::bigint, %(stalled_after)s::double precision, %(limit)s::int);
+  FROM trio_queue_adopt_orphans_v1(%(worker_id)s::bigint, %(stalled_after)s::double precision, %(limit)s::int, %(turn)s::bigint);
 
 -- name: list_workers
 SELECT p.id, p.last_heartbeat, w.name, w.host, w.pid, w.version, w.queues, w.concurrency, w.stage, w.since,

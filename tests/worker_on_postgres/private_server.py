@@ -1,0 +1,71 @@
+"""A server of a test's own, which it may kill and start again."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import psycopg
+import trio
+from psycopg.conninfo import make_conninfo
+
+from tests.fix_postgres import SETTINGS, apply_schema
+from tests.waiting import wait_for_end
+from trio_queue.embedded import EmbeddedServer
+from trio_queue.embedded.binaries import find_binaries
+
+
+class PrivateServer:
+    """A server that may be killed; its files stay. It listens elsewhere after each start.
+
+    Attributes:
+        host, port: Where it listens for TCP.
+    """
+
+    def __init__(self, **settings: str | int) -> None:
+        # What was committed survives the server's death, which throw-away servers do not promise.
+        self._settings = {**SETTINGS, "synchronous_commit": "on", **settings}
+        self._first = self._server()
+        self._first.start()
+        self._current = self._first
+        self.host = "127.0.0.1"
+        with psycopg.connect(self._first.conninfo(), autocommit=True) as admin:
+            admin.execute("CREATE DATABASE queue")
+        apply_schema(self.conninfo())
+
+    def _server(self, directory: str | None = None) -> EmbeddedServer:
+        return EmbeddedServer(
+            directory,
+            ephemeral=True,
+            tcp=True,
+            settings=self._settings,
+            binaries=find_binaries(system=False),
+        )
+
+    @property
+    def port(self) -> int:
+        return self._current.state.port
+
+    def conninfo(self, *, tcp: bool = False) -> str:
+        return make_conninfo(
+            self._current.conninfo("queue", tcp=tcp), password=self._current.password
+        )
+
+    def kill(self, number: signal.Signals) -> None:
+        """Stop it; SIGKILL crashes it, SIGINT ends every session and stops."""
+        state = self._current.state
+        os.kill(state.postgres_pid, number)
+        wait_for_end(state.postgres_pid)
+        wait_for_end(state.supervisor_pid)
+
+    async def start_again(self) -> None:
+        """Start it on the same files, of which the first user is still a user."""
+        again = self._server(str(self._first.directory))
+        await trio.to_thread.run_sync(again.start)
+        if self._current is not self._first:
+            self._current.close()
+        self._current = again
+
+    def close(self) -> None:
+        self._current.close()
+        self._first.close()
