@@ -50,8 +50,14 @@ async def test_again_and_again_while_jobs_run(
             assert worker.stage is Stage.RUNNING
         assert bench.strays(worker) == []
         assert worker.worker_id == 1
+        # An outage that was told of has an end that is told of.
+        await eventually(
+            lambda: (
+                len(told(caplog, Action.DATABASE_AWAY)) == len(told(caplog, Action.DATABASE_BACK))
+            ),
+            "the ends of the outages",
+        )
     bench.each_ran_once(long + short)
-    assert len(told(caplog, Action.DATABASE_AWAY)) == len(told(caplog, Action.DATABASE_BACK))
     await bench.is_quiet()
 
 
@@ -84,6 +90,9 @@ async def test_one_line_for_an_outage_and_one_for_its_end(
         # No notification was heard: it looks, because it may have missed one.
         await wired.all_ended(ids)
         await eventually(lambda: len(told(caplog, Action.DATABASE_BACK)) == 2, "both to notice")
+        await eventually(
+            lambda: "listening for notifications at" in caplog.text, "the listener to notice"
+        )
     assert len(told(caplog, Action.DATABASE_AWAY)) == len(told(caplog, Action.DATABASE_BACK)) == 2
     assert caplog.text.count("lost the connection that listens") == 1
     assert caplog.text.count("listening for notifications at") == 1
