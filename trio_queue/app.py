@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _PERIODIC_DEFAULTS = frozenset({"max_delay"})
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class App(Blueprint):
@@ -162,7 +162,7 @@ class App(Blueprint):
             self._set_connector(replaced)
 
     def _set_connector(self, connector: BaseConnector) -> None:
-        self.connector = connector
+        self.connector: BaseConnector = connector
         self._job_manager.connector = connector
 
     # -- tasks ----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ T = TypeVar("T", bound=AnyTask)
 
 InterruptedJobsValue = Literal["retry", "requeue", "abort"] | InterruptedJobs
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 class Blueprint:
@@ -42,7 +42,7 @@ class Blueprint:
     def __init__(self) -> None:
         #: Every task by its name, and by its aliases too. Read it; the decorators write it.
         self.tasks: dict[str, AnyTask] = {}
-        self.periodic_registry = PeriodicRegistry()
+        self.periodic_registry: PeriodicRegistry = PeriodicRegistry()
 
     @property
     def job_manager(self) -> DefersJobs:

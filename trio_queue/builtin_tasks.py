@@ -5,7 +5,7 @@ from __future__ import annotations
 from trio_queue.blueprints import Blueprint
 from trio_queue.job_context import JobContext
 
-builtin = Blueprint()
+builtin: Blueprint = Blueprint()
 
 #: The names under which Procrastinate defers `remove_old_jobs`.
 PROCRASTINATE_NAMES = (

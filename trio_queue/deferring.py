@@ -15,7 +15,7 @@ from trio_queue.owners import DefersJobs
 from trio_queue.types import JSONDict, JSONValue, TimeDeltaParams
 from trio_queue.validation import check_name, check_options
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 # A process warns once of each task: a loop that defers would flood the log.
 warned_of_main: set[str] = set()

@@ -60,7 +60,7 @@ class AlreadyEnqueued(TrioQueueException):
     ) -> None:
         super().__init__(message)
         #: The queueing locks of the jobs that were to be deferred.
-        self.queueing_locks = tuple(queueing_locks)
+        self.queueing_locks: tuple[str | None, ...] = tuple(queueing_locks)
 
 
 class UniqueViolation(ConnectorException):

@@ -31,7 +31,7 @@ MAX_DELAY: Final = 600.0
 #: The task's name and the periodic id: what tells periodic tasks apart, also in the database.
 PeriodicKey: TypeAlias = tuple[str, str]
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @attrs.frozen(kw_only=True)

@@ -91,12 +91,12 @@ class Task(Generic[P, R, Args]):
             MiddlewareKindMismatch: A middleware is sync and the function async, or vice versa.
         """
         self.func = func
-        self.name = utils.get_full_path(func) if name is None else name
+        self.name: str = utils.get_full_path(func) if name is None else name
         of = f"task {self.name!r}"
         check_name("name of a task", self.name, of=of)
         if isinstance(aliases, str):
             raise InvalidOption(f"{of}: aliases is a list of names, not the name {aliases!r}")
-        self.aliases = list(aliases or ())
+        self.aliases: list[str] = list(aliases or ())
         for alias in self.aliases:
             check_name("alias", alias, of=of)
         check_options(of=of, queue=queue, priority=priority, lock=lock, queueing_lock=queueing_lock)

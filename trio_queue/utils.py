@@ -16,7 +16,7 @@ from trio_queue.types import TimeDeltaParams
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def utcnow() -> datetime.datetime:

@@ -51,7 +51,7 @@ class InMemoryDatabase:
         dumps: Dumps | None = None,
         loads: Loads | None = None,
     ) -> None:
-        self.clock = clock or MemoryClock()
+        self.clock: Callable[[], datetime.datetime] = clock or MemoryClock()
         #: What ends the process for a heartbeat; a test puts something milder here.
         self.end_process: Callable[[int], object] = os._exit
         self._dumps, self._loads = dumps, loads
@@ -74,7 +74,7 @@ class InMemoryDatabase:
     def reset(self) -> None:
         """Forget everything; ids begin at 1 again. Listeners stay."""
         with self._lock:
-            self.tables = self._new_tables()
+            self.tables: Tables = self._new_tables()
 
     @contextlib.contextmanager
     def listening(self, listener: _Listener) -> Generator[None]:

@@ -41,7 +41,9 @@ class InMemoryConnector(BaseConnector):
         json_dumps: Dumps | None = None,
         json_loads: Loads | None = None,
     ) -> None:
-        self.database = InMemoryDatabase(clock, dumps=json_dumps, loads=json_loads)
+        self.database: InMemoryDatabase = InMemoryDatabase(
+            clock, dumps=json_dumps, loads=json_loads
+        )
         self._open = self._open_async = False
 
     @property

@@ -57,9 +57,9 @@ class Tables:
         self.periodic_defers: list[PeriodicRow] = []
         self.orphans: list[Orphan] = []
         # Like sequences, these do not roll back: an id is never used twice.
-        self.job_ids = itertools.count(1)
-        self.event_ids = itertools.count(1)
-        self.worker_ids = itertools.count(1)
+        self.job_ids: itertools.count[int] = itertools.count(1)
+        self.event_ids: itertools.count[int] = itertools.count(1)
+        self.worker_ids: itertools.count[int] = itertools.count(1)
         #: When the transaction began: what `now()` answers in all of its statements.
         self.now = clock()
         self._undo: list[Callable[[], object]] = []

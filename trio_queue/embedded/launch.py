@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trio_queue.embedded.account import Account
     from trio_queue.embedded.locks import DirectoryLocks, ServerState
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 def launch(
