@@ -88,7 +88,7 @@ class App(Blueprint):
                 f"periodic_defaults knows {', '.join(_PERIODIC_DEFAULTS)}, "
                 f"not {', '.join(sorted(unknown))}"
             )
-        self.connector = connector
+        self.connector: BaseConnector = connector
         self.import_paths: list[str] = list(import_paths or ())
         self.worker_defaults: Mapping[str, Any] = dict(worker_defaults or {})
         self.periodic_defaults: Mapping[str, Any] = dict(periodic_defaults or {})
@@ -162,7 +162,7 @@ class App(Blueprint):
             self._set_connector(replaced)
 
     def _set_connector(self, connector: BaseConnector) -> None:
-        self.connector: BaseConnector = connector
+        self.connector = connector
         self._job_manager.connector = connector
 
     # -- tasks ----------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class InMemoryDatabase:
         self._dumps, self._loads = dumps, loads
         self._lock = threading.RLock()
         self._listeners: list[_Listener] = []
-        self.tables = self._new_tables()
+        self.tables: Tables = self._new_tables()
 
     def _new_tables(self) -> Tables:
         return Tables(self.clock, dumps=self._dumps, loads=self._loads)
@@ -74,7 +74,7 @@ class InMemoryDatabase:
     def reset(self) -> None:
         """Forget everything; ids begin at 1 again. Listeners stay."""
         with self._lock:
-            self.tables: Tables = self._new_tables()
+            self.tables = self._new_tables()
 
     @contextlib.contextmanager
     def listening(self, listener: _Listener) -> Generator[None]:

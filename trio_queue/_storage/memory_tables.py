@@ -61,7 +61,7 @@ class Tables:
         self.event_ids: itertools.count[int] = itertools.count(1)
         self.worker_ids: itertools.count[int] = itertools.count(1)
         #: When the transaction began: what `now()` answers in all of its statements.
-        self.now = clock()
+        self.now: datetime.datetime = clock()
         self._undo: list[Callable[[], object]] = []
         self._news: list[News] = []
 
