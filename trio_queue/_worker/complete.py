@@ -9,7 +9,7 @@ from itertools import groupby
 import attrs
 import trio
 
-from trio_queue._worker.database import Backoff, Database
+from trio_queue._worker.database import WRITE_BOUND, Backoff, Database
 from trio_queue._worker.lease import Lease
 from trio_queue._worker.report import Ended, Reporter
 from trio_queue._worker.running import RunningJobs
@@ -38,6 +38,8 @@ class Completer:
         self._shutdown = shutdown
         self._lease = lease
         self._patience = patience
+        # A try that is longer than the lease would outlast it.
+        self._bound = min(WRITE_BOUND, patience)
         self._written = written
         self._reporter = reporter
         self._ended: list[Ended] = []
@@ -75,7 +77,7 @@ class Completer:
         answers: list[Finished] = []
         while verb.completions:
             try:
-                answers = await self._database.run(verb)
+                answers = await self._database.run(verb, bound=self._bound)
                 break
             except Exception as error:  # noqa: BLE001 - whatever it is, the next batch is to be written
                 if not self._database.is_transient(error):
