@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 import trio.testing
@@ -9,6 +11,7 @@ import trio.testing
 from tests.fix_worker import FaultyConnector, Steps, working
 from trio_queue import App, JobContext, RetryStrategy
 from trio_queue.completion import StalledJobs, decide_orphan
+from trio_queue.exceptions import TrioQueueException
 from trio_queue.jobs import Job, Status
 from trio_queue.store import AdoptOrphans, FetchJobs, FinishJobs, RegisterWorker, UnregisterWorker
 from trio_queue.testing import FaultyStore
@@ -147,6 +150,31 @@ async def test_a_rescue_whose_answer_is_lost_gives_the_job_back(
     async with working(app):
         await trio.sleep(30)
     assert connector.statuses == ["succeeded"]
+
+
+async def test_a_row_that_cannot_be_ended_holds_neither_the_others_nor_the_worker(
+    app: App,
+    connector: FaultyConnector,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    run = connector.database.run
+
+    def refuse(verb: Any) -> Any:
+        if isinstance(verb, FinishJobs) and any(c.job_id == 2 for c in verb.completions):
+            raise TrioQueueException("a number that no column can hold")
+        return run(verb)
+
+    steps = Steps()
+    steps.may_end.set()
+    await app.task(name="job")(steps.__call__).batch_defer_async({}, {}, {})
+    connector.database.run(UnregisterWorker(die_with_a_job(connector)))
+    monkeypatch.setattr(connector.database, "run", refuse)
+    async with working(app):
+        await trio.sleep(60)
+        assert connector.statuses == ["succeeded", "doing", "succeeded"]
+    assert "Job job[2](), whose worker died, cannot be ended" in caplog.text
 
 
 JOB = Job(id=1, task_name="job", attempts=1)

@@ -101,10 +101,27 @@ class Rescuer:
                 answers = await self._database.run(FinishJobs(worker_id, completions))
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
-                    raise
+                    await self._write_apart(worker_id, orphans, error)
+                    return
                 if await self._shutdown.drains_within(backoff.next()):
                     return  # the goodbye gives them back
         self._report(orphans, answers)
+
+    async def _write_apart(self, worker_id: int, orphans: list[Orphan], error: Exception) -> None:
+        """One row that the database refuses must not hold the others, nor end a living worker."""
+        if len(orphans) > 1:
+            for orphan in orphans:
+                await self._write(worker_id, [orphan])
+            return
+        [orphan] = orphans
+        assert orphan.job.id is not None, "it has a row"
+        self._running.leave_row(orphan.job.id)
+        self._reporter.logger.error(
+            "Job %s, whose worker died, cannot be ended: correct its row by hand: %s",
+            orphan.job.call_string,
+            error,
+            extra=fields(Action.OUTCOME_NOT_WRITTEN, job=orphan.job.log_context()),
+        )
 
     def _report(self, orphans: list[Orphan], answers: list[Finished]) -> None:
         told = {answer.job_id: answer.status for answer in answers}

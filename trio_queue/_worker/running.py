@@ -135,6 +135,10 @@ class RunningJobs:
         self._left.update(running.id for running in left)
         self.let_go(left)
 
+    def leave_row(self, job_id: int) -> None:
+        """A row that was taken over cannot be written: it stays as it is, until this worker ends."""
+        self._left.add(job_id)
+
     async def wait_free_place(self) -> None:
         """Wait until another job may be claimed."""
         while self.free_places <= 0:

@@ -302,5 +302,8 @@ BEGIN
                  WHERE j.queue_name = queue AND j.status = 'todo'
                    AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = stream AND j.scheduled_at > now()
                  ORDER BY j.scheduled_at LIMIT 1) s) soonest;
+    IF NOT isfinite(next_at) THEN
+        RETURN NULL;  -- it never comes, and before PostgreSQL 17 a difference cannot say so
+    END IF;
     RETURN extract(epoch FROM next_at - now());
 END $$;
