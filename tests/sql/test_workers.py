@@ -282,6 +282,17 @@ def test_seconds_until_the_next_job_is_due(
     assert found is None if expected is None else expected - 5 < found <= expected
 
 
+@pytest.mark.parametrize("queues", [None, ["q"]])
+def test_a_job_that_never_comes_is_not_waited_for(
+    connection: Connection, queues: list[str] | None
+) -> None:
+    connection.execute(
+        "INSERT INTO procrastinate_jobs (queue_name, task_name, scheduled_at)"
+        " VALUES ('q', 't', 'infinity')"
+    )
+    assert value(connection, query("next_scheduled_in"), {"queues": queues}) is None
+
+
 def test_stalled_jobs_by_heartbeat_or_by_age(connection: Connection) -> None:
     alive, dead = register(connection), register(connection)
     first, second, third = [insert(connection) for _ in range(3)]
