@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from pathlib import Path
 
 import psycopg
 import trio
@@ -13,6 +15,18 @@ from tests.fix_postgres import SETTINGS, apply_schema
 from tests.waiting import wait_for_end
 from trio_queue.embedded import EmbeddedServer
 from trio_queue.embedded.binaries import find_binaries
+
+
+def children(parent: int) -> list[int]:
+    """The ids of a process's children, as the kernel tells them."""
+    found: list[int] = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            # The name, in parentheses, may hold anything.
+            fields = status.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == parent:
+                found.append(int(status.parent.name))
+    return found
 
 
 class PrivateServer:
@@ -54,8 +68,15 @@ class PrivateServer:
     def kill(self, number: signal.Signals) -> None:
         """Stop it; SIGKILL crashes it, SIGINT ends every session and stops."""
         state = self._current.state
+        sessions = children(state.postgres_pid)
         os.kill(state.postgres_pid, number)
-        wait_for_end(state.postgres_pid)
+        if number == signal.SIGKILL:
+            # A session notices the death of its parent when it next waits: until then it commits.
+            for pid in sessions:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        for pid in (state.postgres_pid, *sessions):
+            wait_for_end(pid)
         wait_for_end(state.supervisor_pid)
 
     async def start_again(self) -> None:
