@@ -65,12 +65,19 @@ def copy_python(target: Path) -> str:
     shutil.copytree(
         base / "lib" / version, target / "lib" / version, symlinks=True, ignore=unneeded
     )
-    for library in (base / "lib").glob("libpython*"):
+    libraries = list((base / "lib").glob("libpython*"))
+    for library in libraries:
         shutil.copy2(library, target / "lib")
     (target / "bin").mkdir()
-    shutil.copy2(Path(sys.executable).resolve(), target / "bin" / version)
+    copy = target / "bin" / version
+    shutil.copy2(Path(sys.executable).resolve(), copy)
+    if libraries:  # the copy looks for its library where the original has it, in /root
+        copy = target / "bin" / "python"
+        search = f'LD_LIBRARY_PATH="{target}/lib" exec "{target}/bin/{version}" "$@"'
+        copy.write_text(f"#!/bin/sh\n{search}\n")
+        copy.chmod(0o755)
     make_readable(target)
-    return str(target / "bin" / version)
+    return str(copy)
 
 
 def make_readable(tree: Path) -> None:
