@@ -51,7 +51,8 @@ async def test_arguments_that_are_no_object(
 @pytest.mark.parametrize(
     "args",
     [
-        pytest.param('{"number": ' + "[" * 3000 + "]" * 3000 + "}", id="nested"),
+        # Python 3.13 reads some 8,000 levels, 3.12 some 1,000; PostgreSQL takes more.
+        pytest.param('{"number": ' + "[" * 12_000 + "]" * 12_000 + "}", id="nested"),
         pytest.param('{"number": ' + "9" * 5000 + "}", id="digits"),
     ],
 )
