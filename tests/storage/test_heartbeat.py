@@ -138,6 +138,12 @@ class RecordedLine(HeartbeatLine):
     def __init__(self, conninfo: str) -> None:
         super().__init__(Parameters(conninfo, {}))
         self.connections: list[BoundedConnection] = []
+        self.has_beaten = threading.Event()
+
+    def beat(self, connection: BoundedConnection, worker_id: int) -> bool:
+        is_there = super().beat(connection, worker_id)
+        self.has_beaten.set()
+        return is_there
 
     def connect(self) -> BoundedConnection:
         self.connections.append(super().connect())
@@ -222,8 +228,9 @@ async def test_the_row_is_deleted_and_then_the_process_ends(
         line = RecordedLine(queue_database)
         thread = HeartbeatThread(line, worker_id, 600, ended)
         thread.start()
+        # The server may be idle while its answer is still to be read: a beat would be called off.
+        await trio.to_thread.run_sync(line.has_beaten.wait)
         with psycopg.connect(queue_database, autocommit=True) as observer:
-            heartbeat_backend(observer)
             if terminated:
                 # The connection that is there is of no use any more.
                 assert terminate_heartbeat(observer)
