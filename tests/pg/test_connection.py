@@ -183,7 +183,7 @@ async def test_a_failed_begin_is_no_open_block(
         with pytest.raises(errors.SyntaxError):
             async with connection.transaction():
                 raise AssertionError("entered")
-    assert connection._num_transactions == 0  # pyright: ignore[reportPrivateUsage]
+    assert connection._num_transactions == 0  # pyright: ignore[reportPrivateUsage] - psycopg has no public count
     async with connection.transaction():
         await connection.execute("INSERT INTO t VALUES (1)")
     assert await fetch_value(connection, "SELECT count(*) FROM t") == 1

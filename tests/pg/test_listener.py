@@ -22,7 +22,7 @@ def payloads(heard: Heard) -> list[str]:
 
 
 def pid_of(listener: Listener) -> int:
-    connection = listener._connection  # pyright: ignore[reportPrivateUsage]
+    connection = listener._connection  # pyright: ignore[reportPrivateUsage] - the test breaks its wire
     assert connection is not None
     return connection.info.backend_pid
 

@@ -254,7 +254,7 @@ async def test_lifetimes_differ(database: str, mock_clock: trio.testing.MockCloc
     async with Pool(database, max_lifetime=100, max_size=3) as pool:
         async with AsyncExitStack() as stack:
             await borrow(stack, pool, 3)
-        members = pool._idle  # pyright: ignore[reportPrivateUsage]
+        members = pool._idle  # pyright: ignore[reportPrivateUsage] - the test ages what idles
         assert len({member.expires_at for member in members}) == 3
         assert all(90 <= member.expires_at <= 100 for member in members)
 
