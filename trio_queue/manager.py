@@ -241,9 +241,11 @@ class JobManager(Listing):
 
     async def fetch_job(self, queues: Iterable[str] | None, worker_id: int) -> Job | None:
         """Claim the next job for this worker, who then has to run and finish it; None: there is none."""
-        jobs = await self.connector.run_async(
-            FetchJobs(worker_id, None if queues is None else list(queues), 1)
-        )
+        jobs = (
+            await self.connector.run_async(
+                FetchJobs(worker_id, None if queues is None else list(queues), 1)
+            )
+        ).jobs
         return jobs[0] if jobs else None
 
     async def register_worker(self) -> int:

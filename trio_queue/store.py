@@ -109,7 +109,17 @@ class PruneStalledWorkers(Verb[list[int]]):
 
 
 @attrs.frozen
-class FetchJobs(Verb[list[Job]]):
+class Fetched:
+    """What a claim found."""
+
+    jobs: list[Job]
+    #: Where it found fewer than it was to claim: seconds, by the database's clock, until the next
+    #: future job is due; None: there is none, or it was not looked for.
+    next_in: float | None = None
+
+
+@attrs.frozen
+class FetchJobs(Verb[Fetched]):
     """Claim the jobs that may start, at most `limit`, by priority and id: they are now `doing`.
 
     A worker numbers its claims, rescues and releases by `turn`. Once a later one has begun, one that
@@ -132,14 +142,6 @@ class HasEligibleJob(Verb[bool]):
     """Whether a job could start now. Takes no locks; true while another's claim is not committed."""
 
     name: ClassVar[str] = "has_eligible_job"
-    queues: Sequence[str] | None
-
-
-@attrs.frozen
-class NextScheduledIn(Verb[float | None]):
-    """Seconds, by the database's clock, until the next future job is due; None: there is none."""
-
-    name: ClassVar[str] = "next_scheduled_in"
     queues: Sequence[str] | None
 
 

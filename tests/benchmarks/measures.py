@@ -18,6 +18,7 @@ import procrastinate
 import psycopg
 import trio
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 import trio_queue
 from tests.fix_postgres import apply_schema
@@ -30,6 +31,10 @@ SETTINGS: dict[str, str | int] = {
     "synchronous_commit": "on",
     "full_page_writes": "on",
 }
+
+#: Seconds from the start of an idle worker to its measurement: a session tells what it did when
+#: it rests, and ten seconds late at most.
+SETTLING = 12
 
 
 @attrs.define
@@ -186,56 +191,68 @@ def defer_singly(count: int = 2_000) -> Callable[[Bench], Iterator[tuple[str, fl
     return run
 
 
-def idle(seconds: float = 15.0) -> Callable[[Bench], Iterator[tuple[str, float]]]:
-    """Transactions per second of a worker that has nothing to do, the measuring connection's own included."""
+def idle(seconds: float = 30.0) -> Callable[[Bench], Iterator[tuple[str, float]]]:
+    """Transactions per second of a worker that has nothing to do; prints wake-ups and CPU beside it."""
 
-    def transactions(conninfo: str) -> int:
-        with psycopg.connect(conninfo, autocommit=True) as connection:
-            connection.execute("SELECT pg_stat_force_next_flush()")
-            row = connection.execute(
-                "SELECT xact_commit + xact_rollback FROM pg_stat_database"
-                " WHERE datname = current_database()"
-            ).fetchone()
-        assert row is not None
-        return int(row[0])
-
-    async def ours(app: trio_queue.App, conninfo: str) -> float:
+    async def ours(app: trio_queue.App, bench: Bench, conninfo: str) -> float:
         async with trio.open_nursery() as nursery:
             await nursery.start(app.worker(queues=["bench"]).run)
-            await trio.sleep(2)
-            before, cpu = transactions(conninfo), _cpu()
-            await trio.sleep(seconds)
-            print(f"idle: trio_queue: {1000 * (_cpu() - cpu) / seconds:.2f} ms of CPU a second")
-            result = (transactions(conninfo) - before) / seconds
+            await trio.sleep(SETTLING)
+            with _idling("trio_queue", bench, conninfo, seconds) as result:
+                await trio.sleep(seconds)
             nursery.cancel_scope.cancel()
-        return result
+        return result[0]
 
-    async def stock(app: procrastinate.App, conninfo: str) -> float:
+    async def stock(app: procrastinate.App, bench: Bench, conninfo: str) -> float:
         async with app.open_async():
             worker = asyncio.create_task(
                 app.run_worker_async(queues=["bench"], install_signal_handlers=False)
             )
-            await asyncio.sleep(2)
-            before, cpu = transactions(conninfo), _cpu()
-            await asyncio.sleep(seconds)
-            print(f"idle: procrastinate: {1000 * (_cpu() - cpu) / seconds:.2f} ms of CPU a second")
-            result = (transactions(conninfo) - before) / seconds
+            await asyncio.sleep(SETTLING)
+            with _idling("procrastinate", bench, conninfo, seconds) as result:
+                await asyncio.sleep(seconds)
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
-        return result
+        return result[0]
 
     def run(bench: Bench) -> Iterator[tuple[str, float]]:
         conninfo = bench.database(ours=True)
-        yield "trio_queue", trio.run(ours, _our_app(conninfo), conninfo)
+        yield "trio_queue", trio.run(ours, _our_app(conninfo), bench, conninfo)
         conninfo = bench.database(ours=False)
-        yield "procrastinate", asyncio.run(stock(_stock_app(conninfo), conninfo))
+        yield "procrastinate", asyncio.run(stock(_stock_app(conninfo), bench, conninfo))
 
     return run
 
 
-def _cpu() -> float:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+@contextmanager
+def _idling(name: str, bench: Bench, conninfo: str, seconds: float) -> Generator[list[float]]:
+    """Measure what the block costs; the list tells, after it, the transactions per second."""
+
+    def usage() -> tuple[float, int]:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return used.ru_utime + used.ru_stime, used.ru_nvcsw
+
+    database = conninfo_to_dict(conninfo)["dbname"]
+    # From another database: what measures is not counted.
+    with psycopg.connect(bench.server.conninfo(), autocommit=True) as connection:
+
+        def transactions() -> int:
+            row = connection.execute(
+                "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s",
+                [database],
+            ).fetchone()
+            assert row is not None
+            return int(row[0])
+
+        before, (cpu, switches) = transactions(), usage()
+        result: list[float] = []
+        yield result
+        cpu_after, switches_after = usage()
+        result.append((transactions() - before) / seconds)
+    print(
+        f"idle: {name}: {(switches_after - switches) / seconds:.2f} wake-ups a second, "
+        f"{1000 * (cpu_after - cpu) / seconds:.2f} ms of CPU a second"
+    )
 
 
 @attrs.frozen

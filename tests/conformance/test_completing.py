@@ -30,7 +30,7 @@ FUTURE = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 async def claimed(store: JobStore, worker_id: int, *jobs: Job) -> list[int]:
     """The ids of these jobs, now run by this worker."""
     await store.run(DeferJobs(jobs or [Job(task_name="t")]))
-    return [job.id or 0 for job in await store.run(FetchJobs(worker_id, None, 100))]
+    return [job.id or 0 for job in (await store.run(FetchJobs(worker_id, None, 100))).jobs]
 
 
 async def row(store: JobStore, job_id: int) -> Job:
@@ -164,7 +164,7 @@ async def test_a_retry_at_once(store: JobStore, worker_id: int) -> None:
     done = completion(job_id, Status.TODO, retry=RetryDecision())
     await store.run(FinishJobs(worker_id, [done]))
     assert (await row(store, job_id)).scheduled_at is None
-    [again] = await store.run(FetchJobs(worker_id, None, 9))
+    [again] = (await store.run(FetchJobs(worker_id, None, 9))).jobs
     assert (again.id, again.attempts) == (job_id, 1)
 
 

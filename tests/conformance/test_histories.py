@@ -237,6 +237,13 @@ async def test_the_same_life(queue_database: str, seed: int) -> None:
                     assert await heard_on_postgres(ears, admin) == memory.news()
 
 
+def without_clock(answer: Any) -> Any:
+    """An answer of whose moments only remains whether there is one: each store has its own clock."""
+    if isinstance(answer, store.Fetched):
+        return answer.jobs, answer.next_in is None
+    return answer
+
+
 async def take_step(
     step: int, verb: store.Verb[Any], memory: MemorySide, postgres: PostgresJobStore
 ) -> None:
@@ -249,7 +256,7 @@ async def take_step(
         answers.append(await postgres.run(verb))
     except TrioQueueException as error:
         answers.append(type(error))
-    assert answers[0] == answers[1], (step, verb)
+    assert without_clock(answers[0]) == without_clock(answers[1]), (step, verb)
     jobs = memory.database.run(store.ListJobs())
     assert await postgres.run(store.ListJobs()) == jobs, (step, verb)
     for job in jobs:

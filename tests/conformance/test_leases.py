@@ -38,7 +38,7 @@ LONG = 1e6
 async def claim(store: JobStore, worker_id: int, count: int = 1) -> list[int]:
     """New jobs that this worker runs."""
     ids = await store.run(DeferJobs([Job(task_name=f"t{n}") for n in range(count)]))
-    jobs = await store.run(FetchJobs(worker_id, None, count))
+    jobs = (await store.run(FetchJobs(worker_id, None, count))).jobs
     assert [job.id for job in jobs] == ids
     return ids
 
@@ -98,7 +98,7 @@ async def test_what_is_somebody_elses_by_now_is_not_taken(store: JobStore, worke
     await store.run(FinishJob(ended, Status.FAILED))
     await store.run(FinishJob(gone, Status.FAILED, delete_job=True))
     await store.run(RetryJob(job_id=retried))
-    [again] = await store.run(FetchJobs(other, None, 9))
+    [again] = (await store.run(FetchJobs(other, None, 9))).jobs
     assert again.attempts == 1
     everything = [(job_id, 0) for job_id in (mine, rescued, ended, retried, gone)]
     assert await store.run(AdoptJobs(renewed, worker_id, everything)) == [mine]
@@ -169,7 +169,7 @@ async def test_orphans_that_moved_on_are_nobodys(store: JobStore, worker_id: int
     await store.run(RetryJob(job_id=retried))
     other, third = await store.run(registration()), await store.run(registration())
     # Running elsewhere, in its second attempt.
-    [again] = await store.run(FetchJobs(third, None, 9))
+    [again] = (await store.run(FetchJobs(third, None, 9))).jobs
     assert again.id == retried
     assert ids_of(await store.run(AdoptOrphans(other, LONG, 1))) == [orphan]
     assert await store.run(AdoptOrphans(other, LONG, 10)) == []
@@ -186,7 +186,7 @@ async def test_deaths_are_counted(store: JobStore, worker_id: int) -> None:
         await write_death(store, rescuer, job_id, deaths - 1)
         events = await store.run(ListEvents(job_id))
         assert sum(event.reason == WORKER_DIED for event in events) == deaths
-        [again] = await store.run(FetchJobs(rescuer, None, 9))
+        [again] = (await store.run(FetchJobs(rescuer, None, 9))).jobs
         assert again.attempts == deaths
 
 
@@ -198,7 +198,7 @@ async def test_a_job_taken_up_and_given_back_is_no_orphan(store: JobStore, worke
     # The same attempt again, under somebody else.
     assert await store.run(ReleaseJobs(other, [])) != []
     third = await store.run(registration())
-    assert await store.run(FetchJobs(third, None, 9)) != []
+    assert (await store.run(FetchJobs(third, None, 9))).jobs != []
     assert await store.run(AdoptOrphans(other, LONG, 9)) == []
     await store.run(UnregisterWorker(third))
     assert ids_of(await store.run(AdoptOrphans(other, LONG, 9))) == [job_id]

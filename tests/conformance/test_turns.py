@@ -23,16 +23,18 @@ async def jobs(store: JobStore) -> list[int]:
 
 async def test_a_late_claim_takes_nothing(store: JobStore, worker_id: int, jobs: list[int]) -> None:
     assert await store.run(ReleaseJobs(worker_id, [], 2)) == []
-    assert await store.run(FetchJobs(worker_id, None, 1, 1)) == []
-    assert await store.run(FetchJobs(worker_id, None, 1, 2)) == []  # the same one a second time
-    [claimed] = await store.run(FetchJobs(worker_id, None, 1, 3))
+    assert (await store.run(FetchJobs(worker_id, None, 1, 1))).jobs == []
+    assert (
+        await store.run(FetchJobs(worker_id, None, 1, 2))
+    ).jobs == []  # the same one a second time
+    [claimed] = (await store.run(FetchJobs(worker_id, None, 1, 3))).jobs
     assert claimed.id == jobs[0]
 
 
 async def test_a_late_release_gives_nothing_back(
     store: JobStore, worker_id: int, jobs: list[int]
 ) -> None:
-    [claimed] = await store.run(FetchJobs(worker_id, None, 1, 2))
+    [claimed] = (await store.run(FetchJobs(worker_id, None, 1, 2))).jobs
     assert await store.run(ReleaseJobs(worker_id, [], 1)) == []
     [released] = await store.run(ReleaseJobs(worker_id, [], 3))
     assert (released.job_id, released.status) == (claimed.id, Status.TODO)
@@ -53,7 +55,7 @@ async def test_each_worker_counts_for_itself_and_none_need_count(
     store: JobStore, worker_id: int, jobs: list[int]
 ) -> None:
     other = await store.run(registration())
-    assert len(await store.run(FetchJobs(worker_id, None, 1, 9))) == 1
-    assert len(await store.run(FetchJobs(other, None, 1, 1))) == 1
+    assert len((await store.run(FetchJobs(worker_id, None, 1, 9))).jobs) == 1
+    assert len((await store.run(FetchJobs(other, None, 1, 1))).jobs) == 1
     assert len(await store.run(ReleaseJobs(worker_id, []))) == 1
-    assert len(await store.run(FetchJobs(worker_id, None, 1))) == 1
+    assert len((await store.run(FetchJobs(worker_id, None, 1))).jobs) == 1

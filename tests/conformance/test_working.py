@@ -23,7 +23,6 @@ from trio_queue.store import (
     ListJobsToAbort,
     ListStalledJobs,
     ListWorkers,
-    NextScheduledIn,
     PruneStalledWorkers,
     UnregisterWorker,
     UpdateHeartbeat,
@@ -36,7 +35,7 @@ FUTURE = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 
 async def fetch(store: JobStore, worker_id: int, limit: int = 100, *queues: str) -> list[str]:
     """The names of the tasks that are claimed."""
-    jobs = await store.run(FetchJobs(worker_id, queues or None, limit))
+    jobs = (await store.run(FetchJobs(worker_id, queues or None, limit))).jobs
     return [job.task_name for job in jobs]
 
 
@@ -58,7 +57,7 @@ async def test_by_priority_then_id(store: JobStore, worker_id: int) -> None:
 
 async def test_a_claimed_job(store: JobStore, worker_id: int) -> None:
     [job_id] = await store.run(DeferJobs([Job(task_name="a", task_kwargs={"x": [1]})]))
-    [job] = await store.run(FetchJobs(worker_id, None, 1))
+    [job] = (await store.run(FetchJobs(worker_id, None, 1))).jobs
     assert (job.id, job.status, job.worker_id, job.attempts) == (job_id, "doing", worker_id, 0)
     assert job.task_kwargs == {"x": [1]}
     assert [event.type for event in await store.run(ListEvents(job_id))] == ["deferred", "started"]
@@ -69,21 +68,35 @@ async def test_only_the_queues_asked_for(store: JobStore, worker_id: int) -> Non
     assert not await store.run(HasEligibleJob(["x"]))
     assert await store.run(HasEligibleJob(["x", "b"]))
     assert await fetch(store, worker_id, 9, "c", "a", "c", "x") == ["a", "c"]
-    assert await store.run(FetchJobs(worker_id, [], 9)) == []
+    assert (await store.run(FetchJobs(worker_id, [], 9))).jobs == []
     assert await fetch(store, worker_id) == ["b"]
     assert not await store.run(HasEligibleJob(None))
 
 
 async def test_the_future_waits(store: JobStore, worker_id: int) -> None:
-    assert await store.run(NextScheduledIn(None)) is None
+    assert (await store.run(FetchJobs(worker_id, None, 1))).next_in is None
     await store.run(DeferJobs([Job(task_name="a", queue="q", scheduled_at=FUTURE)]))
     assert not await store.run(HasEligibleJob(None))
-    assert await fetch(store, worker_id) == []
-    seconds = await store.run(NextScheduledIn(None))
-    assert isinstance(seconds, float)
-    assert seconds > 1e9
-    assert await store.run(NextScheduledIn(["other"])) is None
-    assert await store.run(NextScheduledIn(["q"])) is not None
+    fetched = await store.run(FetchJobs(worker_id, None, 1))
+    assert fetched.jobs == []
+    assert fetched.next_in is not None
+    assert fetched.next_in > 1e9
+    assert (await store.run(FetchJobs(worker_id, ["other"], 1))).next_in is None
+    assert (await store.run(FetchJobs(worker_id, ["q"], 1))).next_in is not None
+
+
+async def test_a_claim_of_fewer_than_asked_tells_when_the_next_is_due(
+    store: JobStore, worker_id: int
+) -> None:
+    due = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+    jobs = [Job(task_name="now"), Job(task_name="due", scheduled_at=due)]
+    await store.run(DeferJobs([*jobs, Job(task_name="later", scheduled_at=FUTURE)]))
+    one = await store.run(FetchJobs(worker_id, None, 1))
+    assert (len(one.jobs), one.next_in) == (1, None)  # it found as many: nobody asks
+    other = await store.run(FetchJobs(worker_id, None, 2))
+    assert len(other.jobs) == 1  # the due one, which is not what comes next
+    assert other.next_in is not None
+    assert other.next_in > 1e9
 
 
 async def test_one_job_of_a_lock_at_a_time(store: JobStore, worker_id: int) -> None:
@@ -132,7 +145,7 @@ async def test_what_a_worker_shows(store: JobStore) -> None:
 async def test_a_worker_that_leaves(store: JobStore, worker_id: int) -> None:
     assert await store.run(UpdateHeartbeat(worker_id))
     await store.run(DeferJobs([Job(task_name="a")]))
-    [job] = await store.run(FetchJobs(worker_id, None, 1))
+    [job] = (await store.run(FetchJobs(worker_id, None, 1))).jobs
     await store.run(UnregisterWorker(worker_id))
     await store.run(UnregisterWorker(worker_id))
     assert not await store.run(UpdateHeartbeat(worker_id))
@@ -153,8 +166,8 @@ async def test_stalled_workers_are_pruned(store: JobStore, worker_id: int) -> No
 async def test_aborts_that_are_asked_for(store: JobStore, worker_id: int) -> None:
     other = await store.run(registration())
     await store.run(DeferJobs([Job(task_name="a"), Job(task_name="b")]))
-    [mine] = await store.run(FetchJobs(worker_id, None, 1))
-    [foreign] = await store.run(FetchJobs(other, None, 1))
+    [mine] = (await store.run(FetchJobs(worker_id, None, 1))).jobs
+    [foreign] = (await store.run(FetchJobs(other, None, 1))).jobs
     assert mine.id is not None
     assert foreign.id is not None
     assert await store.run(ListJobsToAbort(worker_id)) == []

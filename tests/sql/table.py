@@ -69,7 +69,12 @@ def fetch(
 ) -> list[int]:
     """Claim jobs; their ids in the order of the claim."""
     parameters = {"queues": queues, "worker_id": worker, "turn": None, "limit": limit}
-    return column(connection, query("fetch_jobs"), parameters)
+    return claimed(connection, query("fetch_jobs"), parameters)
+
+
+def claimed(connection: Connection, text: str, parameters: Any) -> list[int]:
+    """The ids that a claim answers; its last row, of no job, tells when the next one is due."""
+    return [job_id for job_id in column(connection, text, parameters) if job_id is not None]
 
 
 def finish(

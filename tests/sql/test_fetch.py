@@ -16,15 +16,17 @@ import psycopg
 import pytest
 
 from tests.fix_schemas import SCALE
-from tests.sql.table import Connection, column, connect, fetch, insert, register, rows, value
+from tests.sql.table import Connection, claimed, connect, fetch, insert, register, rows, value
 from trio_queue import schema
 from trio_queue._storage.queries import query
+from trio_queue._storage.rows import JOB_COLUMNS
 
 ONE_BY_ONE = (
     "SELECT f.id FROM generate_series(1, %(limit)s) g CROSS JOIN LATERAL"
     " procrastinate_fetch_job_v2(%(queues)s::varchar[], %(worker_id)s + g * 0) f WHERE f.id IS NOT NULL ORDER BY g"
 )
 AT_ONCE = query("fetch_jobs")
+ATTEMPTS, LOCK = JOB_COLUMNS.index("attempts"), JOB_COLUMNS.index("lock")
 STATE = "SELECT id, status, worker_id FROM procrastinate_jobs ORDER BY id"
 FILL = """
 INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, scheduled_at, status)
@@ -86,7 +88,7 @@ def tried(connection: Connection, text: str, asked: dict[str, Any]) -> tuple[lis
     found: tuple[list[int], Any] = ([], None)
     try:
         with connection.transaction():
-            found = column(connection, text, asked), rows(connection, STATE)
+            found = claimed(connection, text, asked), rows(connection, STATE)
             raise Undo  # noqa: TRY301  # it rolls the transaction back
     except Undo:
         return found
@@ -132,7 +134,7 @@ def test_beside_an_open_claim_the_jobs_that_follow_are_taken_at_once(
             taken, following = list[int](), list[int]()
             try:
                 with first.transaction():
-                    taken = column(first, AT_ONCE, {**asked, "limit": some})
+                    taken = claimed(first, AT_ONCE, {**asked, "limit": some})
                     following, _ = tried(second, AT_ONCE, asked)
                     raise Undo  # noqa: TRY301  # it rolls the transaction back
             except Undo:
@@ -226,7 +228,6 @@ class Race:
 
     def _work(self, connection: Connection, worker: int, r: random.Random) -> None:
         mine: list[tuple[int, int, str | None]] = []
-        text = AT_ONCE.replace("SELECT id, ", "SELECT id, attempts, lock, ", 1)
         while not self.errors:
             asked = {
                 "queues": r.choice([None, ["q0", "q1"], ["q1", "q2", "q3"]]),
@@ -234,21 +235,25 @@ class Race:
                 "limit": r.randint(1, 50),
                 "worker_id": worker,
             }
-            claimed = [(row[0], row[1], row[2]) for row in rows(connection, text, asked)]
+            taken = [
+                (row[0], row[ATTEMPTS], row[LOCK])
+                for row in rows(connection, AT_ONCE, asked)
+                if row[0] is not None
+            ]
             with self.mutex:
-                for job_id, _, lock in claimed:
+                for job_id, _, lock in taken:
                     assert job_id not in self.held, "a job runs twice"
                     assert lock is None or lock not in self.held_locks, "a lock runs twice"
                     self.held.add(job_id)
                     if lock is not None:
                         self.held_locks.add(lock)
-            mine += claimed
+            mine += taken
             r.shuffle(mine)
             part = r.randint(0, len(mine))
             self._finish(connection, worker, r, mine[:part])
             mine = mine[part:]
             left = "SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE status = 'todo')"
-            if not claimed and not mine and not value(connection, left):
+            if not taken and not mine and not value(connection, left):
                 return
 
     def _finish(

@@ -19,6 +19,8 @@ from tests.fix_schemas import SCALE
 from tests.sql.table import Connection, fetch, finish, register, release, rows, value
 from trio_queue._storage.queries import query
 
+NEXT_IN = "SELECT trio_queue_next_scheduled_in_v1(%(queues)s::varchar[])"
+
 COUNT = 20_000 * SCALE
 #: What the table is full of, as INSERTs of COUNT rows each.
 TABLES = {
@@ -143,7 +145,7 @@ def test_asking_for_eligible_and_for_the_next_job_walks_nothing(
 ) -> None:
     with plans(connection) as found:
         assert value(connection, query("has_eligible_job"), {"queues": queues}) is True
-        value(connection, query("next_scheduled_in"), {"queues": queues})
+        value(connection, NEXT_IN, {"queues": queues})
     assert_no_walk(found)
     assert rows_read(found) < 500, table
 
@@ -238,7 +240,7 @@ def test_planned_on_an_empty_table_everything_stays_flat_when_it_fills(
     def everything() -> None:
         ids = fetch(connection, worker, 20, queues)
         value(connection, query("has_eligible_job"), {"queues": queues})
-        value(connection, query("next_scheduled_in"), {"queues": queues})
+        value(connection, NEXT_IN, {"queues": queues})
         finish(connection, worker, ids[:5], reasons=["why"] * 5)
         finish(connection, worker, ids[5:10])
         release(connection, worker)

@@ -45,9 +45,11 @@ EXPECTED = {
     "update_heartbeat": ("worker_id bigint", "alive boolean"),
     "unregister_worker": ("worker_id bigint", "nothing text"),
     "prune_stalled_workers": ("seconds_since_heartbeat double precision", "worker_id bigint"),
-    "fetch_jobs": ("queues character varying[], worker_id bigint, limit integer, turn bigint", JOB),
+    "fetch_jobs": (
+        "queues character varying[], worker_id bigint, limit integer, turn bigint",
+        JOB + ", next_in double precision",
+    ),
     "has_eligible_job": ("queues character varying[]", "eligible boolean"),
-    "next_scheduled_in": ("queues character varying[]", "seconds double precision"),
     "finish_jobs": (
         (
             "worker_id bigint, job_ids bigint[], attempts integer[], statuses text[], retries boolean[], "

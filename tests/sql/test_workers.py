@@ -21,6 +21,8 @@ from tests.sql.table import (
 )
 from trio_queue._storage.queries import query
 
+NEXT_IN = "SELECT trio_queue_next_scheduled_in_v1(%(queues)s::varchar[])"
+
 
 def orphans(connection: Connection) -> list[tuple[Any, ...]]:
     return rows(
@@ -278,7 +280,7 @@ def test_seconds_until_the_next_job_is_due(
             [queue, lock, seconds],
         )
     insert(connection, queue_name="b")
-    found = value(connection, query("next_scheduled_in"), {"queues": queues})
+    found = value(connection, NEXT_IN, {"queues": queues})
     assert found is None if expected is None else expected - 5 < found <= expected
 
 
@@ -290,7 +292,7 @@ def test_a_job_that_never_comes_is_not_waited_for(
         "INSERT INTO procrastinate_jobs (queue_name, task_name, scheduled_at)"
         " VALUES ('q', 't', 'infinity')"
     )
-    assert value(connection, query("next_scheduled_in"), {"queues": queues}) is None
+    assert value(connection, NEXT_IN, {"queues": queues}) is None
 
 
 def test_stalled_jobs_by_heartbeat_or_by_age(connection: Connection) -> None:

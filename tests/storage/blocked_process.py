@@ -47,7 +47,7 @@ def count_signals(heartbeat: Heartbeat) -> None:
 async def main(conninfo: str) -> None:
     async with PostgresJobStore(Parameters(conninfo, {})) as store:
         worker_id = await store.run(registration())
-        [job] = await store.run(FetchJobs(worker_id, None, 1))
+        [job] = (await store.run(FetchJobs(worker_id, None, 1))).jobs
         async with store.keep_alive(worker_id, 0.05) as heartbeat:
             count_signals(heartbeat)
             # As a job may be interrupted anywhere: with locks in hand that others take, too.

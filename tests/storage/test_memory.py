@@ -28,9 +28,9 @@ async def test_schedules_pass_in_fake_time(autojump_clock: MockClock) -> None:
         worker_id = await store.run(registration())
         await store.run(DeferJobs([job]))
         await trio.sleep(3599)
-        assert await store.run(FetchJobs(worker_id, None, 1)) == []
+        assert (await store.run(FetchJobs(worker_id, None, 1))).jobs == []
         await trio.sleep(1)
-        [claimed] = await store.run(FetchJobs(worker_id, None, 1))
+        [claimed] = (await store.run(FetchJobs(worker_id, None, 1))).jobs
         assert claimed.scheduled_at == connector.now()
 
 

@@ -30,7 +30,6 @@ VERBS: list[Verb[Any]] = [
     store.PruneStalledWorkers(1),
     store.FetchJobs(1, ("a",), 1),
     store.HasEligibleJob(None),
-    store.NextScheduledIn(["a"]),
     store.FinishJobs(1, [Completion(job_id=1, attempts=0, status=Status.FAILED)]),
     store.ReleaseJobs(1, {1}),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a set will do
     store.ListJobsToAbort(1),

@@ -14,7 +14,15 @@ from tests.fix_worker import FaultyConnector, Steps, wait_until, work, working
 from trio_queue import App, JobContext, RetryStrategy, Worker
 from trio_queue.exceptions import ConnectorException
 from trio_queue.jobs import AbortReason
-from trio_queue.store import CancelJob, FetchJobs, JobStore, ListJobsToAbort, ReleaseJobs, Verb
+from trio_queue.store import (
+    CancelJob,
+    Fetched,
+    FetchJobs,
+    JobStore,
+    ListJobsToAbort,
+    ReleaseJobs,
+    Verb,
+)
 from trio_queue.testing import FaultyStore
 
 R = TypeVar("R")
@@ -285,7 +293,7 @@ async def test_an_empty_claim_is_not_an_empty_queue(
     def run_without_claim(verb: Verb[Any]) -> Any:
         if isinstance(verb, FetchJobs) and held:
             held.clear()
-            return []
+            return Fetched([])
         return run(verb)
 
     monkeypatch.setattr(connector.database, "run", run_without_claim)

@@ -30,7 +30,7 @@ def die_with_a_job(connector: FaultyConnector) -> int:
             stage="running",
         )
     )
-    assert connector.database.run(FetchJobs(worker_id, None, 9))
+    assert connector.database.run(FetchJobs(worker_id, None, 9)).jobs
     return worker_id
 
 

@@ -14,8 +14,6 @@ from tests.fix_proxy import CutTheWire, Direction, Message, Proxy
 CLAIM = "trio_queue_fetch_jobs_v1"
 WRITE = "trio_queue_finish_jobs_v1"
 RELEASE = "trio_queue_release_jobs_v1"
-REST = "trio_queue_next_scheduled_in_v1"
-UNREST = "trio_queue_next_scheduled_in_v1"
 
 
 @attrs.frozen

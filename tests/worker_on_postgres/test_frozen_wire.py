@@ -8,7 +8,7 @@ import trio
 from tests.fix_proxy import Direction, Proxy
 from tests.waiting import eventually, within_patience
 from tests.worker_on_postgres.bench import Bench, told
-from tests.worker_on_postgres.statements import CLAIM, REST, WRITE, Step, Watch
+from tests.worker_on_postgres.statements import CLAIM, WRITE, Step, Watch
 from trio_queue._pg import pool_member
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._storage import heartbeat, store
@@ -49,11 +49,11 @@ class FreezeAt:
 
 
 async def test_idle(wired: Bench, proxy: Proxy) -> None:
-    watch = Watch(proxy, REST)
+    watch = Watch(proxy, CLAIM)
     worker = wired.worker()
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
-        await eventually(lambda: watch.answered[REST] > 0, "the worker to rest")
+        await eventually(lambda: watch.answered[CLAIM] > 0, "the worker to rest")
         proxy.freeze()
         worker.stop()
         await eventually(lambda: worker.stage is Stage.STOPPED, "the end")

@@ -9,7 +9,7 @@ import trio.testing
 from tests.fix_proxy import Direction, Proxy
 from tests.waiting import eventually, within_patience
 from tests.worker_on_postgres.bench import Bench
-from tests.worker_on_postgres.statements import CLAIM, RELEASE, REST, WRITE, CutAt, HoldAt, Watch
+from tests.worker_on_postgres.statements import CLAIM, RELEASE, WRITE, CutAt, HoldAt, Watch
 from trio_queue.worker import Stage
 
 #: Parse, Bind, Describe, Execute, Sync go to the server; ParseComplete, BindComplete,
@@ -52,11 +52,11 @@ async def test_cut(
 async def test_claim_held_until_a_stop_was_asked(
     wired: Bench, proxy: Proxy, direction: Direction, number: int, concurrency: int
 ) -> None:
-    watch = Watch(proxy, CLAIM, REST)
+    watch = Watch(proxy, CLAIM)
     # The worker holds a long job, where it has places for more.
     long = wired.defer("hold") if concurrency > 1 else []
     async with wired.working(concurrency=concurrency) as worker:
-        await eventually(lambda: watch.answered[REST] == 1, "the worker to rest")
+        await eventually(lambda: watch.answered[CLAIM] == 1, "the worker to rest")
         watch.action = hold = HoldAt(CLAIM, direction, number)
         ids = wired.defer(count=3)
         await within_patience(hold.reached.wait)
@@ -99,10 +99,10 @@ async def test_write_held_until_a_stop_was_asked(
 
 
 async def test_a_claim_that_arrives_after_a_stop_leaves_nothing(wired: Bench, proxy: Proxy) -> None:
-    watch = Watch(proxy, CLAIM, REST, RELEASE)
+    watch = Watch(proxy, CLAIM, RELEASE)
     wired.defer("hold")
     async with wired.working(concurrency=5) as worker:
-        await eventually(lambda: watch.answered[REST] == 1, "the worker to rest")
+        await eventually(lambda: watch.answered[CLAIM] == 1, "the worker to rest")
         watch.action = hold = HoldAt(CLAIM, Direction.TO_SERVER, 0)
         watch.lose_cancels = True
         ids = wired.defer(count=3)

@@ -9,14 +9,14 @@ import trio.testing
 from tests.fix_proxy import Direction, Proxy
 from tests.waiting import eventually, within_patience
 from tests.worker_on_postgres.bench import Bench
-from tests.worker_on_postgres.statements import CLAIM, REST, HoldAt, Watch
+from tests.worker_on_postgres.statements import CLAIM, HoldAt, Watch
 
 
 @pytest.mark.parametrize("direction", Direction)
 async def test_deferred_while_a_claim_is_under_way(
     wired: Bench, proxy: Proxy, direction: Direction
 ) -> None:
-    watch = Watch(proxy, CLAIM, REST)
+    watch = Watch(proxy, CLAIM)
     watch.action = hold = HoldAt(CLAIM, direction, 0)
     async with wired.working():
         await within_patience(hold.reached.wait)
@@ -24,16 +24,6 @@ async def test_deferred_while_a_claim_is_under_way(
         hold.let_go.set()
         await wired.all_ended(ids)
     wired.each_ran_once(ids)
-
-
-async def test_deferred_while_it_asks_when_to_look_again(wired: Bench, proxy: Proxy) -> None:
-    watch = Watch(proxy, REST)
-    watch.action = hold = HoldAt(REST, Direction.TO_CLIENT, 0)
-    async with wired.working():
-        await within_patience(hold.reached.wait)
-        ids = wired.defer()
-        hold.let_go.set()
-        await wired.all_ended(ids)
 
 
 @pytest.mark.parametrize("listen_notify", [True, False])

@@ -14,7 +14,7 @@ from trio_queue._storage.memory_tables import Tables, to_job
 from trio_queue._storage.rows import JobRow
 from trio_queue.completion import Completion
 from trio_queue.exceptions import WorkerGone
-from trio_queue.jobs import Job, Status
+from trio_queue.jobs import Status
 
 
 @answer.register
@@ -104,16 +104,17 @@ def prune_stalled_workers(verb: store.PruneStalledWorkers, tables: Tables) -> li
 
 
 @answer.register
-def fetch_jobs(verb: store.FetchJobs, tables: Tables) -> list[Job]:
+def fetch_jobs(verb: store.FetchJobs, tables: Tables) -> store.Fetched:
     """See FetchJobs."""
     if not tables.take_turn(verb.worker_id, verb.turn):
-        return []
+        return store.Fetched([])
     rows = _startable(tables, verb.queues, verb.limit)
     if rows and verb.worker_id not in tables.workers:
         raise WorkerGone
     for row in rows:
         tables.update_job(row, status="doing", worker_id=verb.worker_id)
-    return [to_job(row) for row in rows]
+    next_in = _next_scheduled_in(tables, verb.queues) if len(rows) < verb.limit else None
+    return store.Fetched([to_job(row) for row in rows], next_in)
 
 
 @answer.register
@@ -122,16 +123,14 @@ def has_eligible_job(verb: store.HasEligibleJob, tables: Tables) -> bool:
     return bool(_startable(tables, verb.queues, 1))
 
 
-@answer.register
-def next_scheduled_in(verb: store.NextScheduledIn, tables: Tables) -> float | None:
-    """See NextScheduledIn."""
+def _next_scheduled_in(tables: Tables, queues: Sequence[str] | None) -> float | None:
     moments = [
         row["scheduled_at"]
         for row in tables.jobs.values()
         if row["status"] == "todo"
         and row["scheduled_at"] is not None
         and row["scheduled_at"] > tables.now
-        and (verb.queues is None or row["queue_name"] in verb.queues)
+        and (queues is None or row["queue_name"] in queues)
     ]
     return (min(moments) - tables.now).total_seconds() if moments else None
 

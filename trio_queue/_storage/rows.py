@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from trio_queue.jobs import Event, GroupCount, Job, Status, WorkerInfo
-from trio_queue.store import Finished, Orphan
+from trio_queue.store import Fetched, Finished, Orphan
 from trio_queue.types import JSONDict
 
 
@@ -48,6 +48,12 @@ def job_from_row(row: Sequence[Any]) -> Job:
         abort_requested=row[10],
         worker_id=row[11],
     )
+
+
+def fetched_from_rows(found: Sequence[Sequence[Any]]) -> Fetched:
+    """A claim from its jobs, in the order of JOB_COLUMNS, and a last row without a job: next_in."""
+    jobs = [job_from_row(row) for row in found if row[0] is not None]
+    return Fetched(jobs, found[-1][12] if len(jobs) < len(found) else None)
 
 
 def orphan_from_row(row: Sequence[Any]) -> Orphan:

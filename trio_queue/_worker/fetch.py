@@ -15,7 +15,7 @@ from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.jobs import AbortReason, Job, Status
-from trio_queue.store import FetchJobs, HasEligibleJob, NextScheduledIn, Verb
+from trio_queue.store import FetchJobs, HasEligibleJob, Verb
 
 R = TypeVar("R")
 
@@ -47,6 +47,8 @@ class Fetcher:
         self._bell = trio.Event()
         # A claim was sent whose answer has not come: rows may be `doing` that nobody runs.
         self._unanswered = False
+        # Seconds from the last claim until a future job is due, where it told.
+        self._next_in: float | None = None
         # Aborts that were heard while a claim was under way: its jobs are not in our hands yet.
         self._early_aborts: set[int] = set()
 
@@ -101,18 +103,19 @@ class Fetcher:
             if self._unanswered:
                 await self._release()
             limit = self._running.free_places
-            jobs = await self.claim(
+            fetched = await self.claim(
                 FetchJobs(worker_id, self._options.queues, limit, self._lease.next_turn())
             )
             if self._shutdown.draining.is_set():
                 self._unanswered = True
                 return False  # the answer came with the cancel: give_back() gives them back
-            for job in jobs:
+            for job in fetched.jobs:
                 self._take(job, worker_id, hand_over)
             self._early_aborts.clear()
-        return len(jobs) < limit
+            self._next_in = fetched.next_in
+        return len(fetched.jobs) < limit
 
-    async def claim(self, verb: Verb[list[R]]) -> list[R]:
+    async def claim(self, verb: Verb[R]) -> R:
         """Say what makes rows `doing` under our id; remember it where the answer does not come."""
         before, self._unanswered = self._unanswered, True
         try:
@@ -143,9 +146,10 @@ class Fetcher:
                 return True
             await self._wait_bell(MOMENT)
             return False
-        next_in = await self._database.run(NextScheduledIn(queues), bound=CLAIM_BOUND)
         patience = self._options.fetch_job_polling_interval
-        await self._wait_bell(patience if next_in is None else min(patience, max(next_in, 0.0)))
+        if self._next_in is not None:
+            patience = min(patience, max(self._next_in, 0.0))
+        await self._wait_bell(patience)
         return False
 
     async def _wait_bell(self, seconds: float) -> None:

@@ -52,11 +52,12 @@ class Ear:
     async def poll_aborts(self) -> None:
         """Look for requests to abort while jobs run, without end; a service."""
         while True:
+            await self._running.wait_any()  # an idle worker asks nothing, and does not wake up
             with trio.move_on_after(self._options.abort_job_polling_interval):
                 await self._look.wait()
             self._look = trio.Event()
             if not len(self._running):
-                continue  # an idle worker asks nothing
+                continue
             try:
                 for job_id in await self._database.run(ListJobsToAbort(self._lease.worker_id)):
                     self._fetcher.hear_abort(job_id)

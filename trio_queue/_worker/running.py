@@ -83,6 +83,7 @@ class RunningJobs:
         # whose lease was lost may come back while its lost run still cleans up.
         self._earlier: set[RunningJob] = set()
         self._let_go = trio.Event()
+        self._taken = trio.Event()
         self._left: set[int] = set()
         #: The ids of jobs of dead workers that this worker took over, in order to end them.
         self.taken_over: set[int] = set()
@@ -117,6 +118,7 @@ class RunningJobs:
         if earlier := self._jobs.get(running.id):
             self._earlier.add(earlier)
         self._jobs[running.id] = running
+        self._taken.set()
         self._left.discard(running.id)
 
     def let_go(self, jobs: Iterable[RunningJob]) -> None:
@@ -143,6 +145,12 @@ class RunningJobs:
         """Wait until another job may be claimed."""
         while self.free_places <= 0:
             await self._let_go.wait()
+
+    async def wait_any(self) -> None:
+        """Wait until a job is in our hands."""
+        while not len(self):
+            self._taken = trio.Event()
+            await self._taken.wait()
 
     async def wait_none(self) -> None:
         """Wait until every row is written."""

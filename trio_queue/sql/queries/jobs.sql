@@ -7,14 +7,19 @@ SELECT unnest(trio_queue_defer_jobs_v1(
     %(queueing_locks)s::text[], %(args)s::jsonb[], %(scheduled_at)s::timestamptz[])) AS id;
 
 -- name: fetch_jobs
-SELECT id, queue_name, task_name, priority, lock, queueing_lock, args, status::text AS status, scheduled_at, attempts, abort_requested, worker_id
-  FROM trio_queue_fetch_jobs_v1(%(queues)s::varchar[], %(worker_id)s::bigint, %(limit)s::int, %(turn)s::bigint);
+-- Where there was less to claim than asked for, a last row without a job tells in how many seconds one is due: a worker that
+-- has nothing to do asks one question, not two. (The function that tells is volatile: it sees what was claimed.)
+WITH claimed AS MATERIALIZED (
+    SELECT id, queue_name, task_name, priority, lock, queueing_lock, args, status::text AS status, scheduled_at, attempts, abort_requested, worker_id
+      FROM trio_queue_fetch_jobs_v1(%(queues)s::varchar[], %(worker_id)s::bigint, %(limit)s::int, %(turn)s::bigint))
+SELECT id, queue_name, task_name, priority, lock, queueing_lock, args, status, scheduled_at, attempts, abort_requested, worker_id, NULL AS next_in
+  FROM claimed
+UNION ALL
+SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, trio_queue_next_scheduled_in_v1(%(queues)s::varchar[])
+ WHERE (SELECT count(*) FROM claimed) < %(limit)s::int;
 
 -- name: has_eligible_job
 SELECT trio_queue_has_eligible_job_v1(%(queues)s::varchar[]) AS eligible;
-
--- name: next_scheduled_in
-SELECT trio_queue_next_scheduled_in_v1(%(queues)s::varchar[]) AS seconds;
 
 -- name: finish_jobs
 SELECT job_id, status
