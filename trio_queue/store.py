@@ -417,6 +417,21 @@ class Notifications(Protocol):
         ...
 
 
+class Outages(Protocol):
+    """Whoever wants to know when a store's own connections are lost. Told on Trio's thread.
+
+    A store has connections that no verb is sent over: "notifications" and "heartbeat".
+    """
+
+    def began(self, connection: str, error: BaseException) -> None:
+        """This connection is lost; it is tried again without end. Said again, it means nothing new."""
+        ...
+
+    def ended(self, connection: str) -> None:
+        """It is there again. Means nothing where it was not lost."""
+        ...
+
+
 class Heartbeat(Protocol):
     """A lease that is being renewed, whatever the event loop does."""
 
@@ -457,6 +472,10 @@ class JobStore(Protocol):
 
     def is_transient(self, error: BaseException) -> bool:
         """Whether trying again may help: the server is away, or two transactions met."""
+        ...
+
+    def tell_outages(self, outages: Outages) -> None:
+        """Tell of connections that are lost from here on; to be said before `listen` and `keep_alive`."""
         ...
 
     def listen(self, queues: Sequence[str] | None) -> AbstractAsyncContextManager[Notifications]:

@@ -6,7 +6,8 @@ import psycopg
 import pytest
 from psycopg import Notify
 
-from trio_queue._pg.listener import Listener
+from tests.storage.told import Told
+from trio_queue._pg.listener import Gap, Listener
 from trio_queue._storage.hearing import PostgresNotifications, channels, understand
 from trio_queue._storage.parameters import Parameters
 from trio_queue._storage.store import PostgresJobStore
@@ -74,14 +75,10 @@ async def test_listening_to_a_server_that_is_not_there() -> None:
             pass
 
 
-async def test_reconnecting_goes_on_whatever_the_error(
-    autojump_clock: object, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_reconnecting_goes_on_whatever_the_error(autojump_clock: object) -> None:
+    told = Told()
     listener = Listener("", ["c"])
-    answers = [
-        psycopg.ProgrammingError("no such role"),
-        [Notify("c", '{"type": "job_inserted"}', 1)],
-    ]
+    answers = [psycopg.ProgrammingError("no such role"), Gap(5.0)]
 
     async def next_() -> object:
         answer = answers.pop(0)
@@ -90,5 +87,6 @@ async def test_reconnecting_goes_on_whatever_the_error(
         return answer
 
     listener.next = next_  # type: ignore[method-assign, assignment]  # pyright: ignore[reportAttributeAccessIssue]  # what it may answer
-    assert await PostgresNotifications(listener).wait() == [JobInserted()]
-    assert "no such role" in caplog.text
+    assert await PostgresNotifications(listener, told).wait() == [Missed()]
+    assert told.history == ["notifications lost", "notifications back"]
+    assert told.error == "no such role"

@@ -20,7 +20,7 @@ from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.errors import describe_conninfo, is_transient
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -66,6 +66,8 @@ class Listener:
             TCP keepalive finds most dead wires; this finds those it cannot see (a proxy that
             answers for a server that is gone).
         check_timeout: Seconds for the answer, and again for giving it up.
+        on_lost: Called with the reason when the connection is lost; `next` returns a `Gap` when
+            there is one again.
     """
 
     def __init__(
@@ -76,12 +78,14 @@ class Listener:
         kwargs: Mapping[str, Any] | None = None,
         check_interval: float = 30.0,
         check_timeout: float = 5.0,
+        on_lost: Callable[[psycopg.OperationalError], None] | None = None,
     ) -> None:
         self.conninfo = conninfo
         self.channels = tuple(dict.fromkeys(channels))
         self.kwargs = dict(kwargs or {})
         self.check_interval = check_interval
         self.check_timeout = check_timeout
+        self._on_lost = on_lost
         self._connection: TrioConnection | None = None
         self._outage: _Outage | None = None
         if not self.channels:
@@ -158,12 +162,9 @@ class Listener:
         self._outage = _Outage(since=now, next_attempt_at=now)
         self._connection = None
         await connection.close()
-        logger.warning(
-            "lost the connection that listens for notifications at %s: %s. Trying to reconnect; "
-            "until then, changes are noticed by polling alone",
-            describe_conninfo(self.conninfo, **self.kwargs),
-            str(error).strip(),
-        )
+        logger.debug("%r lost its connection: %s", self, error)
+        if self._on_lost is not None:
+            self._on_lost(error)
 
     async def _reconnect(self, outage: _Outage) -> Gap:
         while True:
@@ -182,11 +183,7 @@ class Listener:
             self._connection = connection
             self._outage = None
             seconds = trio.current_time() - outage.since
-            logger.warning(
-                "listening for notifications at %s again, after %.1f seconds",
-                describe_conninfo(self.conninfo, **self.kwargs),
-                seconds,
-            )
+            logger.debug("%r hears again, after %.1f s", self, seconds)
             return Gap(seconds)
 
     async def _connect(self) -> TrioConnection:

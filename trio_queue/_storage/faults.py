@@ -21,7 +21,15 @@ import attrs
 import trio
 
 from trio_queue.exceptions import ConnectorException
-from trio_queue.store import Heartbeat, JobStore, Missed, Notification, Notifications, Verb
+from trio_queue.store import (
+    Heartbeat,
+    JobStore,
+    Missed,
+    Notification,
+    Notifications,
+    Outages,
+    Verb,
+)
 
 R = TypeVar("R")
 #: A verb's type or name; "listen" and "keep_alive" mean entering those blocks.
@@ -210,6 +218,10 @@ class FaultyStore:
                 yield outer
             finally:
                 self._listeners.remove(outer)
+
+    def tell_outages(self, outages: Outages) -> None:
+        """See JobStore. Faults that are ordered here are told by nobody."""
+        self._store.tell_outages(outages)
 
     def listen(self, queues: Sequence[str] | None) -> AbstractAsyncContextManager[Notifications]:
         """Listen on the other store, but for what was ordered."""

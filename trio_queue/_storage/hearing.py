@@ -13,7 +13,7 @@ from psycopg import Notify
 
 from trio_queue._pg.listener import Gap, Listener
 from trio_queue._storage.encoding import ANY_QUEUE_CHANNEL, MAX_QUEUE_BYTES, queue_channel
-from trio_queue.store import AbortRequested, JobInserted, Missed, Notification
+from trio_queue.store import AbortRequested, JobInserted, Missed, Notification, Outages
 
 logger = logging.getLogger("trio_queue.worker")
 
@@ -35,8 +35,9 @@ def channels(queues: Sequence[str] | None) -> list[str]:
 class PostgresNotifications:
     """Notifications of a `Listener`. Silent, it has heard everything."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, outages: Outages | None = None) -> None:
         self._listener = listener
+        self._outages = outages
 
     async def wait(self) -> Sequence[Notification]:
         """See Notifications."""
@@ -46,10 +47,13 @@ class PostgresNotifications:
             except psycopg.Error as error:
                 # A role that was dropped, a password that was changed: somebody may mend it, and
                 # the worker polls meanwhile.
-                logger.warning("cannot listen, it will be tried again: %s", error)
+                if self._outages is not None:
+                    self._outages.began("notifications", error)
                 await trio.sleep(RETRY_DELAY)
                 continue
             if isinstance(heard, Gap):
+                if self._outages is not None:
+                    self._outages.ended("notifications")
                 return [Missed()]
             if notifications := understand(heard):
                 return notifications

@@ -15,6 +15,7 @@ import select
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Protocol
 
 import psycopg
@@ -22,7 +23,7 @@ import trio
 
 from trio_queue._pg.bounded import BoundedConnection
 from trio_queue.log import Action, fields
-from trio_queue.store import Heartbeat
+from trio_queue.store import Heartbeat, Outages
 
 logger = logging.getLogger("trio_queue.worker")
 
@@ -62,6 +63,7 @@ class HeartbeatThread:
         worker_id: The worker.
         interval: Seconds between two beats.
         end_process: Ends the process with this status, and does not return; a test's may.
+        outages: Told when no beat reaches the database, and when one does again.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class HeartbeatThread:
         worker_id: int,
         interval: float,
         end_process: Callable[[int], object] = os._exit,
+        outages: Outages | None = None,
     ) -> None:
         self._line = line
         self._worker_id = worker_id
         self._interval = interval
         self._end_process = end_process
+        self._outages = outages
         self._token = trio.lowlevel.current_trio_token()
         self._lost = trio.Event()
         self._connection: BoundedConnection | None = None
@@ -183,38 +187,39 @@ class HeartbeatThread:
     def _try(self) -> bool:
         """One beat; whether it reached the database."""
         worker_id = self._worker_id
+        # The connection may have been lost since the last beat, and the database be back long ago.
+        was_connected = self._connection is not None
         try:
-            connection = self._connected()
-            connection.interrupt = self._hears_end
-            connection.deadline = time.monotonic() + BEAT_TIMEOUT
-            is_there = self._line.beat(connection, worker_id)
+            try:
+                is_there = self._beat(worker_id)
+            except Exception:
+                self._disconnect()
+                if not was_connected or self._is_ending:
+                    raise
+                is_there = self._beat(worker_id)
         except Exception as error:  # noqa: BLE001  # whatever it is, the next beat may succeed, and nobody else renews the lease
             self._disconnect()
-            self._tell_away(error)
+            # A stop may have called the beat off.
+            if self._outages is not None and not self._is_ending:
+                self._is_away = True
+                self._on_trio(partial(self._outages.began, "heartbeat", error))
             return False
-        if self._is_away:
+        if self._is_away and self._outages is not None:
             self._is_away = False
-            logger.info(
-                "heartbeat of worker %s: the database is back",
-                worker_id,
-                extra=fields(Action.DATABASE_BACK, worker_id=worker_id),
-            )
+            self._on_trio(partial(self._outages.ended, "heartbeat"))
         if not is_there:
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._mark_lost, worker_id)
+            self._on_trio(partial(self._mark_lost, worker_id))
         return True
 
-    def _tell_away(self, error: Exception) -> None:
-        # Once per outage; and a stop may have called the beat off.
-        if self._is_away or self._is_ending:
-            return
-        self._is_away = True
-        logger.warning(
-            "heartbeat of worker %s failed, it will be tried again: %s",
-            self._worker_id,
-            error,
-            extra=fields(Action.DATABASE_AWAY, worker_id=self._worker_id),
-        )
+    def _beat(self, worker_id: int) -> bool:
+        connection = self._connected()
+        connection.interrupt = self._hears_end
+        connection.deadline = time.monotonic() + BEAT_TIMEOUT
+        return self._line.beat(connection, worker_id)
+
+    def _on_trio(self, tell: Callable[[], None]) -> None:
+        with contextlib.suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(tell)
 
     def _unregister(self) -> None:
         """Delete the worker's row: over the connection that is there, else over a new one.
@@ -244,9 +249,11 @@ class HeartbeatThread:
 
 
 @contextlib.asynccontextmanager
-async def beating(line: Line, worker_id: int, interval: float) -> AsyncGenerator[Heartbeat]:
+async def beating(
+    line: Line, worker_id: int, interval: float, outages: Outages | None = None
+) -> AsyncGenerator[Heartbeat]:
     """Renew a worker's lease while the block lasts. See JobStore.keep_alive."""
-    thread = HeartbeatThread(line, worker_id, interval)
+    thread = HeartbeatThread(line, worker_id, interval, outages=outages)
     thread.start()
     try:
         yield thread

@@ -27,6 +27,7 @@ from trio_queue.store import (
     JobInserted,
     Notification,
     Notifications,
+    Outages,
     UnregisterWorker,
     UpdateHeartbeat,
     Verb,
@@ -189,6 +190,9 @@ class InMemoryJobStore:
     def is_transient(self, error: BaseException) -> bool:  # noqa: ARG002  # memory is never away
         """Whether trying again may help: never, for memory is never away."""
         return False
+
+    def tell_outages(self, outages: Outages) -> None:
+        """See JobStore: memory has no connection to lose."""
 
     def listen(self, queues: Sequence[str] | None) -> AbstractAsyncContextManager[Notifications]:
         """Hear about new jobs of these queues (None: all) and about aborts."""

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -22,7 +23,14 @@ from trio_queue._storage.parameters import SESSION, Parameters
 from trio_queue._storage.schema_state import STATE_QUERY
 from trio_queue._storage.senders import Rows, send, send_async
 from trio_queue._storage.statements import statement_of
-from trio_queue.store import Heartbeat, Notifications, UnregisterWorker, UpdateHeartbeat, Verb
+from trio_queue.store import (
+    Heartbeat,
+    Notifications,
+    Outages,
+    UnregisterWorker,
+    UpdateHeartbeat,
+    Verb,
+)
 
 R = TypeVar("R")
 
@@ -53,6 +61,7 @@ class PostgresJobStore:
         loads: Loads | None = None,
     ) -> None:
         self._parameters = parameters
+        self._outages: Outages | None = None
         self._address = parameters.address
         self._dumps, self._loads = dumps, loads
         self._pool = Pool(
@@ -99,25 +108,33 @@ class PostgresJobStore:
         """Whether trying again may help. See JobStore."""
         return is_transient(error)
 
+    def tell_outages(self, outages: Outages) -> None:
+        """Tell of the listener's and the heartbeat's outages. See JobStore."""
+        self._outages = outages
+
     def listen(self, queues: Sequence[str] | None) -> AbstractAsyncContextManager[Notifications]:
         """Hear about jobs on a connection of its own. See JobStore."""
         return self._listen(queues)
 
     @contextlib.asynccontextmanager
     async def _listen(self, queues: Sequence[str] | None) -> AsyncGenerator[Notifications]:
+        outages = self._outages
         listener = Listener(
-            self._parameters.conninfo, channels(queues), kwargs=self._parameters.trio_kwargs()
+            self._parameters.conninfo,
+            channels(queues),
+            kwargs=self._parameters.trio_kwargs(),
+            on_lost=None if outages is None else partial(outages.began, "notifications"),
         )
         with translated(self._address):
             await listener.__aenter__()
         try:
-            yield PostgresNotifications(listener)
+            yield PostgresNotifications(listener, outages)
         finally:
             await listener.__aexit__(None, None, None)
 
     def keep_alive(self, worker_id: int, interval: float) -> AbstractAsyncContextManager[Heartbeat]:
         """Renew the lease by a thread with a connection of its own. See JobStore."""
-        return beating(HeartbeatLine(self._parameters), worker_id, interval)
+        return beating(HeartbeatLine(self._parameters), worker_id, interval, self._outages)
 
 
 class HeartbeatLine:

@@ -18,6 +18,8 @@ R = TypeVar("R")
 #: Seconds: a claim, one try of a write, and whatever else is asked.
 CLAIM_BOUND = 5.0
 WRITE_BOUND = 10.0
+#: How the connections that verbs are sent over are called.
+VERBS = "verbs"
 #: Seconds: the first and the longest pause between two tries. A worker fetches again within a
 #: second of the server's return.
 BACKOFF = (0.05, 0.8)
@@ -28,13 +30,18 @@ class TooSlow(ConnectorException):
 
 
 class Database:
-    """A store, with bounds and a memory of whether it is away."""
+    """A store, with bounds, and a memory of whether it is away: its `Outages`."""
 
     def __init__(self, store: JobStore, logger: logging.Logger) -> None:
         self.store = store
         self._logger = logger
-        #: Since when it is away, by Trio's clock; infinity: it is there.
+        #: Since when no verb is answered, by Trio's clock; infinity: they are.
         self.away_since = math.inf
+        # Which connections are lost, and since when the first of them is; when the last outage ended.
+        self._lost: set[str] = set()
+        self._lost_since = -math.inf
+        self._back_since = -math.inf
+        store.tell_outages(self)
 
     async def run(self, verb: Verb[R], *, bound: float = WRITE_BOUND) -> R:
         """Say something and wait for the answer, `bound` seconds at most.
@@ -45,45 +52,67 @@ class Database:
 
         Cancelled: what was said may have been done or not.
         """
+        said_at = trio.current_time()
         try:
             with trio.fail_after(bound):
                 answer = await self.store.run(verb)
         except trio.TooSlowError:
             error = TooSlow(f"no answer to {verb.name} in {bound:g} s")
-            self._is_away(verb, error)
+            self._is_away(verb, error, said_at)
             raise error from None
         except ConnectorException as error:
             if self.store.is_transient(error):
-                self._is_away(verb, error)
+                self._is_away(verb, error, said_at)
             raise
-        self._is_back()
+        self.away_since = math.inf
+        self.ended(VERBS)
         return answer
 
     def is_transient(self, error: BaseException) -> bool:
         """Whether trying again may help."""
         return isinstance(error, TooSlow) or self.store.is_transient(error)
 
-    def _is_away(self, verb: Verb[object], error: BaseException) -> None:
-        if self.away_since < math.inf:
-            return
-        self.away_since = trio.current_time()
-        self._logger.warning(
-            "The database is away (%s: %s); running jobs go on, trying again until it is back",
-            verb.name,
-            error,
-            extra=fields(Action.DATABASE_AWAY, verb=verb.name, error=str(error)),
-        )
+    def _is_away(self, verb: Verb[object], error: BaseException, said_at: float) -> None:
+        self.away_since = min(self.away_since, trio.current_time())
+        # What was said during an outage may fail after its end: that is no other one.
+        if said_at >= self._back_since:
+            self.began(VERBS, error, verb=verb.name)
 
-    def _is_back(self) -> None:
-        if self.away_since == math.inf:
+    # One line for an outage and one for its end, however many connections it takes.
+
+    def began(self, connection: str, error: BaseException, *, verb: str | None = None) -> None:
+        """See Outages."""
+        if not self._lost:
+            self._lost_since = trio.current_time()
+            said = _in_one_line(error)
+            self._logger.warning(
+                "Lost the database (%s: %s); running jobs go on, trying again until it is back",
+                verb or connection,
+                said,
+                extra=fields(Action.DATABASE_AWAY, connection=connection, verb=verb, error=said),
+            )
+        self._lost.add(connection)
+
+    def ended(self, connection: str) -> None:
+        """See Outages."""
+        if connection not in self._lost:
             return
-        length = trio.current_time() - self.away_since
-        self.away_since = math.inf
+        self._lost.discard(connection)
+        if self._lost:
+            return
+        self._back_since = trio.current_time()
+        length = self._back_since - self._lost_since
         self._logger.warning(
             "The database is back after %.1f s",
             length,
             extra=fields(Action.DATABASE_BACK, seconds=round(length, 3)),
         )
+
+
+def _in_one_line(error: BaseException) -> str:
+    # Libpq's guesses at the reason are lines of their own, indented.
+    lines = [line for line in str(error).splitlines() if not line.startswith("\t")]
+    return " ".join(" ".join(lines).split()) or repr(error)
 
 
 class Backoff:
