@@ -12,7 +12,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from tests.benchmarks.measures import MEASURES, Bench, measure
+from tests.benchmarks.measures import MEASURES, measure
+from tests.benchmarks.peers import Bench
 
 
 def main() -> None:
@@ -28,15 +29,15 @@ def main() -> None:
             for name in arguments.only:
                 for peer, figure in measure(bench, name):
                     figures.setdefault(name, {}).setdefault(peer, []).append(figure)
-                    print(f"round {number + 1}: {name}: {peer}: {figure:,.1f}", file=sys.stderr)
+                    print(f"round {number + 1}: {name}: {peer}: {figure:,.3g}", file=sys.stderr)
     for name, peers in figures.items():
         print(f"\n{name} ({MEASURES[name].unit})")
         base = statistics.median(peers["procrastinate"]) if "procrastinate" in peers else None
         for peer, values in peers.items():
             median = statistics.median(values)
             ratio = f"{median / base:8.2f} x procrastinate" if base else ""
-            spread = f"{min(values):,.1f} to {max(values):,.1f}"
-            print(f"  {peer:24} {median:12,.1f}   ({spread}) {ratio}")
+            spread = f"{min(values):,.4g} to {max(values):,.4g}"
+            print(f"  {peer:24} {median:12,.4g}   ({spread}) {ratio}")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1))
 

@@ -3,71 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import resource
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from importlib import resources
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import attrs
 import procrastinate
 import psycopg
 import trio
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 import trio_queue
-from tests.fix_postgres import apply_schema
-from trio_queue.embedded import EmbeddedServer
+from tests.benchmarks import stopping
+from tests.benchmarks.peers import SETTLING, Bench, idling
 from trio_queue.types import JSONDict
-
-#: A throw-away server leaves out what a server does that nobody has tuned; here it does it.
-SETTINGS: dict[str, str | int] = {
-    "fsync": "on",
-    "synchronous_commit": "on",
-    "full_page_writes": "on",
-}
-
-#: Seconds from the start of an idle worker to its measurement: a session tells what it did when
-#: it rests, and ten seconds late at most.
-SETTLING = 12
-
-
-@attrs.define
-class Bench:
-    """A server, and databases on it."""
-
-    server: EmbeddedServer
-    _numbers: Iterator[int] = attrs.field(factory=itertools.count)
-
-    @classmethod
-    @contextmanager
-    def opened(cls) -> Generator[Bench]:
-        """A throw-away server with PostgreSQL's default configuration: it syncs what it commits."""
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            # On disk, and where the account can reach it that root runs the server as.
-            Path(folder).chmod(0o755)
-            place = Path(folder) / "server"
-            with EmbeddedServer(place, ephemeral=True, settings=SETTINGS) as server:
-                yield cls(server)
-
-    def database(self, *, ours: bool) -> str:
-        """A fresh database with our schema or with Procrastinate's own."""
-        name = f"bench_{next(self._numbers)}"
-        with psycopg.connect(self.server.conninfo(), autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        conninfo = self.server.conninfo(name)
-        if ours:
-            apply_schema(conninfo)
-        else:
-            schema = (resources.files("procrastinate") / "sql" / "schema.sql").read_bytes()
-            with psycopg.connect(conninfo, autocommit=True) as connection:
-                connection.execute(schema)
-        return conninfo
 
 
 def _our_app(conninfo: str) -> trio_queue.App:
@@ -198,7 +146,7 @@ def idle(seconds: float = 30.0) -> Callable[[Bench], Iterator[tuple[str, float]]
         async with trio.open_nursery() as nursery:
             await nursery.start(app.worker(queues=["bench"]).run)
             await trio.sleep(SETTLING)
-            with _idling("trio_queue", bench, conninfo, seconds) as result:
+            with idling("trio_queue", bench, conninfo, seconds) as result:
                 await trio.sleep(seconds)
             nursery.cancel_scope.cancel()
         return result[0]
@@ -209,7 +157,7 @@ def idle(seconds: float = 30.0) -> Callable[[Bench], Iterator[tuple[str, float]]
                 app.run_worker_async(queues=["bench"], install_signal_handlers=False)
             )
             await asyncio.sleep(SETTLING)
-            with _idling("procrastinate", bench, conninfo, seconds) as result:
+            with idling("procrastinate", bench, conninfo, seconds) as result:
                 await asyncio.sleep(seconds)
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
@@ -222,37 +170,6 @@ def idle(seconds: float = 30.0) -> Callable[[Bench], Iterator[tuple[str, float]]
         yield "procrastinate", asyncio.run(stock(_stock_app(conninfo), bench, conninfo))
 
     return run
-
-
-@contextmanager
-def _idling(name: str, bench: Bench, conninfo: str, seconds: float) -> Generator[list[float]]:
-    """Measure what the block costs; the list tells, after it, the transactions per second."""
-
-    def usage() -> tuple[float, int]:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return used.ru_utime + used.ru_stime, used.ru_nvcsw
-
-    database = conninfo_to_dict(conninfo)["dbname"]
-    # From another database: what measures is not counted.
-    with psycopg.connect(bench.server.conninfo(), autocommit=True) as connection:
-
-        def transactions() -> int:
-            row = connection.execute(
-                "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s",
-                [database],
-            ).fetchone()
-            assert row is not None
-            return int(row[0])
-
-        before, (cpu, switches) = transactions(), usage()
-        result: list[float] = []
-        yield result
-        cpu_after, switches_after = usage()
-        result.append((transactions() - before) / seconds)
-    print(
-        f"idle: {name}: {(switches_after - switches) / seconds:.2f} wake-ups a second, "
-        f"{1000 * (cpu_after - cpu) / seconds:.2f} ms of CPU a second"
-    )
 
 
 @attrs.frozen
@@ -270,6 +187,10 @@ MEASURES = {
     "batch defer": Measure("jobs/s", batch_defer()),
     "defer one by one": Measure("jobs/s", defer_singly()),
     "idle": Measure("transactions/s", idle()),
+    "abort 1,000 jobs": Measure("s", stopping.abort_all()),
+    "a user's abort while draining": Measure("s", stopping.user_abort()),
+    "stop, nothing runs": Measure("s", stopping.idle_stop()),
+    "draining": Measure("transactions/s", stopping.draining()),
 }
 
 

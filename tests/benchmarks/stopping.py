@@ -1,0 +1,164 @@
+"""What a stop takes: aborts, a user's abort while draining, an idle stop, and what a drain asks of the database."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import procrastinate
+import psycopg
+import trio
+
+import trio_queue
+from tests.benchmarks.peers import SETTLING, Bench, idling
+from tests.waiting import eventually
+
+Run = Callable[[Bench], Iterator[tuple[str, float]]]
+
+
+def _our_app(conninfo: str, began: list[None]) -> trio_queue.App:
+    app = trio_queue.App(
+        connector=trio_queue.PsycopgConnector(conninfo=conninfo),
+        worker_defaults={"install_signal_handlers": False, "queues": ["bench"]},
+    )
+
+    @app.task(name="wait", queue="bench")
+    async def wait() -> None:
+        began.append(None)
+        await trio.sleep_forever()
+
+    return app
+
+
+def _defer(conninfo: str, count: int) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name)"
+            " SELECT 'bench', 'wait' FROM generate_series(1, %s)",
+            [count],
+        )
+
+
+def _count(conninfo: str, status: str) -> int:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM procrastinate_jobs WHERE status::text = %s", [status]
+        ).fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+@asynccontextmanager
+async def _holding(conninfo: str, jobs: int, **options: Any) -> AsyncGenerator[trio_queue.Worker]:
+    """A worker that runs so many jobs that wait; aborted after the block."""
+    _defer(conninfo, jobs)
+    began: list[None] = []
+    worker = _our_app(conninfo, began).worker(**{"concurrency": max(jobs, 1), **options})
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        # Not only claimed: what has not begun is given back.
+        await eventually(lambda: len(began) == jobs, "the jobs to run")
+        yield worker
+        worker.abort()
+
+
+def abort_all(jobs: int = 1_000) -> Run:
+    """Seconds from the abort of so many waiting jobs to the end of the worker, every row written."""
+
+    async def ours(conninfo: str) -> float:
+        async with _holding(conninfo, jobs) as worker:
+            began = time.perf_counter()
+            worker.abort()
+        return time.perf_counter() - began
+
+    async def stock(conninfo: str) -> float:
+        app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=conninfo))
+
+        @app.task(name="wait", queue="bench")
+        async def wait() -> None:
+            await asyncio.Event().wait()
+
+        async with app.open_async():
+            # Not by two cancels: the second one abandons the jobs.
+            worker = asyncio.create_task(
+                app.run_worker_async(
+                    concurrency=jobs, install_signal_handlers=False, shutdown_graceful_timeout=0
+                )
+            )
+            while await asyncio.to_thread(_count, conninfo, "doing") < jobs:  # noqa: ASYNC110 - a row signals nothing
+                await asyncio.sleep(0.05)
+            began = time.perf_counter()
+            worker.cancel()
+            await asyncio.gather(worker, return_exceptions=True)
+            return time.perf_counter() - began
+
+    def run(bench: Bench) -> Iterator[tuple[str, float]]:
+        conninfo = bench.database(ours=True)
+        yield "trio_queue", trio.run(ours, conninfo)
+        assert _count(conninfo, "aborted") == jobs
+        conninfo = bench.database(ours=False)
+        _defer(conninfo, jobs)
+        yield "procrastinate", asyncio.run(stock(conninfo))
+
+    return run
+
+
+def user_abort() -> Run:
+    """Seconds from a user's request to abort a job, while its worker drains, to its row."""
+
+    async def ours(conninfo: str) -> float:
+        async with _holding(conninfo, 2) as worker:
+            worker.stop()
+            async with _our_app(conninfo, []).open_async() as app:
+                began = time.perf_counter()
+                await app.job_manager.cancel_job_by_id_async(1, abort=True)
+                await eventually(lambda: _count(conninfo, "aborted") == 1, "the abort")
+                return time.perf_counter() - began
+
+    def run(bench: Bench) -> Iterator[tuple[str, float]]:
+        yield "trio_queue", trio.run(ours, bench.database(ours=True))
+
+    return run
+
+
+def idle_stop() -> Run:
+    """Seconds from `stop()` to the end of a worker that runs nothing."""
+
+    async def ours(conninfo: str) -> float:
+        async with _holding(conninfo, 0) as worker:
+            began = time.perf_counter()
+            worker.stop()
+        return time.perf_counter() - began
+
+    def run(bench: Bench) -> Iterator[tuple[str, float]]:
+        yield "trio_queue", trio.run(ours, bench.database(ours=True))
+
+    return run
+
+
+def draining(seconds: float = 30.0) -> Run:
+    """Transactions per second of a worker that drains, one job running."""
+
+    async def ours(bench: Bench, conninfo: str, *, drains: bool) -> float:
+        async with _holding(conninfo, 1, concurrency=1) as worker:
+            if drains:
+                worker.stop()
+            await trio.sleep(SETTLING)
+            name = "draining" if drains else "running one job"
+            with idling(name, bench, conninfo, seconds) as result:
+                await trio.sleep(seconds)
+        return result[0]
+
+    def run(bench: Bench) -> Iterator[tuple[str, float]]:
+        for drains in (True, False):
+            conninfo = bench.database(ours=True)
+
+            async def main(conninfo: str = conninfo, drains: bool = drains) -> float:
+                return await ours(bench, conninfo, drains=drains)
+
+            yield ("draining" if drains else "running one job"), trio.run(main)
+
+    return run
