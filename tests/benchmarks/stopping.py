@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import procrastinate
 import psycopg
@@ -52,11 +51,11 @@ def _count(conninfo: str, status: str) -> int:
 
 
 @asynccontextmanager
-async def _holding(conninfo: str, jobs: int, **options: Any) -> AsyncGenerator[trio_queue.Worker]:
+async def _holding(conninfo: str, jobs: int) -> AsyncGenerator[trio_queue.Worker]:
     """A worker that runs so many jobs that wait; aborted after the block."""
     _defer(conninfo, jobs)
     began: list[None] = []
-    worker = _our_app(conninfo, began).worker(**{"concurrency": max(jobs, 1), **options})
+    worker = _our_app(conninfo, began).worker(concurrency=max(jobs, 1))
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
         # Not only claimed: what has not begun is given back.
@@ -143,7 +142,7 @@ def draining(seconds: float = 30.0) -> Run:
     """Transactions per second of a worker that drains, one job running."""
 
     async def ours(bench: Bench, conninfo: str, *, drains: bool) -> float:
-        async with _holding(conninfo, 1, concurrency=1) as worker:
+        async with _holding(conninfo, 1) as worker:
             if drains:
                 worker.stop()
             await trio.sleep(SETTLING)
