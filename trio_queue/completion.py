@@ -45,8 +45,21 @@ class StalledJobs(Enum):
     LEAVE = "leave"  #: They stay `doing` until somebody retries them by hand.
 
 
-#: The reason that stands beside the event of a job whose worker died: how its deaths are counted.
+# Reasons that stand beside a job's event, other than those of AbortReason. Where one thing leads to
+# another they are joined by "; ".
+
+#: Its worker died: how its deaths are counted.
 WORKER_DIED = "worker_died"
+#: It was claimed, and given back by a drain before its body began.
+NOT_BEGUN = "shutdown; not begun"
+#: Its worker held it and did not run it: the answer to the claim was lost.
+RELEASED = "released"
+#: The worker that claimed it knows no task of its name.
+TASK_NOT_FOUND = "task_not_found"
+#: Its retry strategy raised.
+STRATEGY_RAISED = "retry_strategy_error"
+#: The database refused what its retry strategy decided.
+RETRY_REFUSED = "retry_refused"
 
 Outcome: TypeAlias = Returned | Raised | Interrupted
 
@@ -117,7 +130,7 @@ def decide(
         return None
     match outcome:
         case Returned():
-            return _finish(job, Status.SUCCEEDED, delete_jobs)
+            return _finish(job, Status.SUCCEEDED, delete_jobs, reason)
         case Interrupted():
             return _aborted(job, JobAborted(), reason, strategy, interrupted_jobs, delete_jobs)
         case Raised(error):
@@ -130,7 +143,14 @@ def decide(
 
 def without_retry(completion: Completion) -> Completion:
     """What is written for a job that was to be retried, and cannot: it ends."""
-    return attrs.evolve(completion, status=completion.if_abort_requested, retry=None)
+    ended = attrs.evolve(completion, status=completion.if_abort_requested, retry=None)
+    return because(ended, RETRY_REFUSED)
+
+
+def because(completion: Completion, reason: str) -> Completion:
+    """The same with one more reason beside the event."""
+    reasons = [completion.reason, reason] if completion.reason else [reason]
+    return attrs.evolve(completion, reason="; ".join(reasons))
 
 
 def decide_orphan(

@@ -12,9 +12,9 @@ from trio_queue._storage.memory_answers import answer
 from trio_queue._storage.memory_rows import PeriodicRow, WorkerRow
 from trio_queue._storage.memory_tables import Tables, to_job
 from trio_queue._storage.rows import JobRow
-from trio_queue.completion import Completion
+from trio_queue.completion import RELEASED, Completion
 from trio_queue.exceptions import WorkerGone
-from trio_queue.jobs import Status
+from trio_queue.jobs import AbortReason, Status
 
 
 @answer.register
@@ -159,7 +159,7 @@ def release_jobs(verb: store.ReleaseJobs, tables: Tables) -> list[store.Finished
     return [
         store.Finished(
             row["id"],
-            _give_back(tables, row, {}, {}, if_abort_requested=Status.ABORTED, reason=None),
+            _give_back(tables, row, {}, if_abort_requested=Status.ABORTED, reason=RELEASED),
         )
         for row in held
     ]
@@ -209,13 +209,11 @@ def _complete(tables: Tables, worker_id: int, completion: Completion) -> Status 
         completion.attempts,
     ):
         return _already(row, worker_id, completion, counted)
-    details = _details(worker_id, completion.attempts, completion.reason)
     if completion.status is Status.TODO:
         return _give_back(
             tables,
             row,
             _retry_changes(tables, row, completion) if counted else {},
-            details,
             if_abort_requested=completion.if_abort_requested,
             reason=completion.reason,
         )
@@ -224,7 +222,7 @@ def _complete(tables: Tables, worker_id: int, completion: Completion) -> Status 
         return completion.status
     tables.update_job(
         row,
-        details=details,
+        details=_details(worker_id, completion.attempts, completion.reason),
         status=completion.status.value,
         attempts=row["attempts"] + 1,
         abort_requested=False,
@@ -263,35 +261,36 @@ def _give_back(
     tables: Tables,
     row: JobRow,
     changes: dict[str, Any],
-    details: dict[str, Any],
     *,
     if_abort_requested: Status,
     reason: str | None,
 ) -> Status:
     """Make a running job wait again, or end it where it cannot."""
     attempts = changes.get("attempts", row["attempts"])
+
+    def told(*more: str) -> dict[str, Any]:
+        reasons = [each for each in (reason, *more) if each is not None]
+        return _details(row["worker_id"], row["attempts"], "; ".join(reasons) or None)
+
     if row["abort_requested"]:
         tables.update_job(
             row,
-            details=details,
+            details=told(AbortReason.USER_REQUEST.value),
             status=if_abort_requested.value,
             attempts=attempts,
             abort_requested=False,
         )
         return if_abort_requested
     if tables.waits_with(row["queueing_lock"], other_than=row["id"]):
-        taken = f'another job waits with the queueing lock "{row["queueing_lock"]}"'
         tables.update_job(
             row,
-            details=_details(
-                row["worker_id"], row["attempts"], f"{reason}; {taken}" if reason else taken
-            ),
+            details=told(f'another job waits with the queueing lock "{row["queueing_lock"]}"'),
             event="cancelled",
             status="cancelled",
             attempts=attempts,
         )
         return Status.CANCELLED
-    tables.update_job(row, details=details, status="todo", **changes)
+    tables.update_job(row, details=told(), status="todo", **changes)
     return Status.TODO
 
 

@@ -11,7 +11,13 @@ from trio_queue._worker.options import Options
 from trio_queue._worker.report import Reporter
 from trio_queue._worker.running import RunningJobs
 from trio_queue._worker.shutdown import Shutdown
-from trio_queue.completion import Completion, StalledJobs, decide_orphan
+from trio_queue.completion import (
+    STRATEGY_RAISED,
+    Completion,
+    StalledJobs,
+    because,
+    decide_orphan,
+)
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.job_context import WorkerOwner
 from trio_queue.log import Action, fields
@@ -143,9 +149,10 @@ class Rescuer:
 
     def _decide(self, orphan: Orphan) -> Completion:
         task = self._app.tasks.get(orphan.job.task_name)
+        more = None
         for strategy in (task.retry_strategy if task else None, None):
             try:
-                return decide_orphan(
+                completion = decide_orphan(
                     orphan.job,
                     orphan.deaths,
                     policy=self._options.stalled_jobs,
@@ -158,4 +165,7 @@ class Rescuer:
                     orphan.job.call_string,
                     extra=fields(Action.RETRY_STRATEGY_ERROR, job=orphan.job.log_context()),
                 )
+                more = STRATEGY_RAISED
+            else:
+                return because(completion, more) if more else completion
         raise AssertionError("without a strategy nothing of a user's is called")

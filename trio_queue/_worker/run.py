@@ -14,11 +14,15 @@ from trio_queue._worker.report import Ended
 from trio_queue._worker.running import RunningJob
 from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.completion import (
+    NOT_BEGUN,
+    STRATEGY_RAISED,
+    TASK_NOT_FOUND,
     Completion,
     Interrupted,
     Outcome,
     Raised,
     Returned,
+    because,
     decide,
     leaves,
 )
@@ -122,12 +126,15 @@ class Runner:
     ) -> Completion | None:
         job = running.job
         if running.given_back and isinstance(outcome, Interrupted) and not running.started:
-            return Completion(job_id=running.id, attempts=job.attempts, status=Status.TODO)
+            return Completion(
+                job_id=running.id, attempts=job.attempts, status=Status.TODO, reason=NOT_BEGUN
+            )
         interrupted_jobs = task.interrupted_jobs if task else None
         strategy = task.retry_strategy if task else None
+        more = None if task else TASK_NOT_FOUND
         for trusted in (strategy, None):
             try:
-                return decide(
+                completion = decide(
                     outcome,
                     job=job,
                     reason=running.reason,
@@ -142,4 +149,7 @@ class Runner:
                     job.call_string,
                     extra=fields(Action.RETRY_STRATEGY_ERROR, job=job.log_context()),
                 )
+                more = STRATEGY_RAISED
+            else:
+                return because(completion, more) if completion and more else completion
         raise AssertionError("without a strategy nothing of a user's is called")

@@ -9,7 +9,8 @@
 -- retries: of a job given back, whether the attempt counts, and the next try is at retry_ats, or retry_delays seconds from now
 --   (neither: at once), with these priorities, queue_names and locks (NULL: as before). Otherwise it goes back as it was.
 -- if_abort_requested: what a job to be given back ends as where a user asked for its abort (NULL: aborted).
--- deletes: delete the row instead. reasons: stand beside the event, in trio_queue_event_details.
+-- deletes: delete the row instead. reasons: stand beside the event, in trio_queue_event_details; where a user's request for its abort
+-- ends a job that was to be given back, `user_request` is added.
 --
 -- A job to be given back while another waits with its queueing lock ends `cancelled`, with an event and a reason. It never fails
 -- the others. Waking workers for what may start now is the triggers' affair.
@@ -141,8 +142,13 @@ BEGIN
             -- until it meets one of this job.)
             INSERT INTO trio_queue_event_details (event_id, worker_id, attempt, reason)
             SELECT (SELECT max(e.id + 0) FROM procrastinate_events e WHERE e.job_id = told.id), holder, told.attempts, told.reason
-              FROM unnest(job_ids, fences, reasons) AS told (id, attempts, reason)
-             WHERE told.reason IS NOT NULL AND told.id = ANY (written_ids)
+              FROM (SELECT u.id, u.attempts,
+                           -- Meant to wait again and ended: nothing but a request for its abort does that.
+                           CASE WHEN u.status = 'todo' AND written_statuses[array_position(written_ids, u.id)] <> 'todo'
+                                THEN concat_ws('; ', u.reason, 'user_request') ELSE u.reason END AS reason
+                      FROM unnest(job_ids, fences, statuses, reasons) AS u (id, attempts, status, reason)
+                     WHERE u.id = ANY (written_ids)) told
+             WHERE told.reason IS NOT NULL
             ON CONFLICT DO NOTHING;
         END IF;
         written_ids := written_ids || deleted_ids;
@@ -165,7 +171,7 @@ BEGIN
 END $$;
 
 -- Give back what a worker holds and does not run: claimed and never started, or claimed in a call whose answer was lost.
--- keep: the jobs that it does run. By the rules for giving back above; attempts are not counted. turn: see trio_queue_take_turn_v1.
+-- keep: the jobs that it does run. By the rules for giving back above, with the reason `released`; attempts are not counted. turn: see trio_queue_take_turn_v1.
 CREATE OR REPLACE FUNCTION trio_queue_release_jobs_v1(worker_id bigint, keep bigint[], turn bigint DEFAULT NULL)
 RETURNS TABLE (job_id bigint, status text) LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off AS $$
@@ -184,6 +190,6 @@ BEGIN
     IF held_ids IS NOT NULL THEN
         RETURN QUERY SELECT * FROM trio_queue_finish_jobs_v1(
             holder, held_ids, fences, array_fill(text 'todo', ARRAY[cardinality(held_ids)]),
-            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL);
+            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, array_fill(text 'released', ARRAY[cardinality(held_ids)]));
     END IF;
 END $$;
