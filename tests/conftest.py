@@ -9,4 +9,9 @@ import signal
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["tests.fix_postgres", "tests.fix_proxy", "tests.fix_schemas"]
+pytest_plugins = [
+    "tests.fix_postgres",
+    "tests.fix_promises",
+    "tests.fix_proxy",
+    "tests.fix_schemas",
+]
