@@ -79,3 +79,20 @@ async def test_a_context_is_awaited_or_entered() -> None:
             assert value == 2
             raise ValueError
     assert said == ["open", "close"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (-1, "0.0 s"),
+        (0.04, "0.0 s"),
+        (119.94, "119.9 s"),
+        (120, "2 min 00 s"),
+        (125.4, "2 min 05 s"),
+        (7199.9, "2 h 00 min"),
+        (3600 * 5 + 420, "5 h 07 min"),
+        (86400 * 2 + 3 * 3600, "2 d 03 h"),
+    ],
+)
+def test_durations_are_told_as_people_read_them(seconds: float, told: str) -> None:
+    assert utils.duration(seconds) == told

@@ -201,6 +201,13 @@ class WorkerInfo:
     since: datetime.datetime | None = None
     #: How many jobs it holds.
     running: int = 0
+    #: How long nothing was heard of it, by the database's clock.
+    seconds_since_heartbeat: float = 0.0
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it is a worker of Procrastinate: nothing but its heartbeat is known."""
+        return self.stage is None
 
 
 @attrs.frozen(kw_only=True)

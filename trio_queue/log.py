@@ -11,8 +11,11 @@ class Action(StrEnum):
 
     #: A worker has its row, listens, and begins to fetch.
     START_WORKER = "start_worker"
-    #: A worker drains or aborts; again every few seconds while jobs still run.
+    #: A worker drains or aborts; again every few seconds while jobs still run. A warning where some
+    #: were asked to stop and go on.
     WORKER_STAGE = "worker_stage"
+    #: A worker leaves at the third signal: other workers rescue what runs.
+    WORKER_LEAVES = "worker_leaves"
     #: A worker has stopped: no job of it runs any more.
     STOP_WORKER = "stop_worker"
     #: A worker outside of the main thread cannot hear signals.

@@ -60,6 +60,19 @@ def queues_display(queues: Iterable[str] | None) -> str:
     return f"queues {', '.join(queues)}" if queues is not None else "all queues"
 
 
+def duration(seconds: float) -> str:
+    """A duration as a person reads it: `12.3 s`, `4 min 05 s`, `3 h 07 min`, `2 d 03 h`."""
+    if seconds < 120:
+        return f"{max(seconds, 0.0):.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    return f"{hours // 24} d {hours % 24:02} h"
+
+
 def get_full_path(function: Any) -> str:
     """The dotted path that a function is known by: its module and its name.
 

@@ -29,6 +29,7 @@ from trio_queue._worker.opening import opened
 from trio_queue._worker.options import Options, WorkerOptions, read_options
 from trio_queue._worker.periodic import PeriodicDeferrer
 from trio_queue._worker.report import Reporter
+from trio_queue._worker.report_stages import REPORT_INTERVAL, StageReporter
 from trio_queue._worker.rescue import Rescuer
 from trio_queue._worker.run import Runner
 from trio_queue._worker.running import RunningJob, RunningJobs
@@ -41,9 +42,6 @@ from trio_queue.jobs import AbortReason
 from trio_queue.store import JobStore, Notifications
 
 __all__ = ["Stage", "Worker", "WorkerOptions"]
-
-#: Seconds between two lines that say what a drain still waits for.
-REPORT_INTERVAL = 5.0
 
 
 class Worker:
@@ -67,8 +65,14 @@ class Worker:
         self.app = app
         self.options: Options = read_options({**app.worker_defaults, **options})
         self._running = RunningJobs(self.options.concurrency)
-        self._reporter = Reporter(self.options, self._running)
+        self._reporter = Reporter(self.options)
         self._shutdown = Shutdown(self.options.shutdown_graceful_timeout)
+        self._stages = StageReporter(
+            options=self.options,
+            running=self._running,
+            shutdown=self._shutdown,
+            logger=self._reporter.logger,
+        )
         self._shutdown.on_change = self._changed
         self._supervisor = Supervisor(self._shutdown, self._reporter.logger)
         self._lease: Lease | None = None
@@ -168,15 +172,22 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - handed to run(), which raises it bare
             self._error = self._error or error
             # What breaks here while it runs, a bug of ours, ends the worker by the same stages.
-            self._shutdown.stop(f"it broke: {error!r}")
+            self._shutdown.stop(f"{type(error).__name__}: {error}")
         finally:
-            self._shutdown.post(Event.ENDED, "every job has ended")
+            self._shutdown.post(Event.ENDED, self._why_ended())
             self._ended.set()
+
+    def _why_ended(self) -> str:
+        error = self._error or self._supervisor.error
+        if error is None:
+            return "every job has ended"
+        return f"every job has ended, run() raises {type(error).__name__}"
 
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         self.app.perform_import_paths()
         async with opened(self.app.connector), self.app.connector.open_store() as store:
             database = Database(store, self._reporter.logger)
+            self._stages.away_since = lambda: database.away_since
             lease = Lease(
                 database=database,
                 options=self.options,
@@ -297,9 +308,7 @@ class Worker:
         await self._shutdown.draining.wait()
         while True:
             await trio.sleep(REPORT_INTERVAL)
-            self._reporter.draining(
-                self.stage, worker_id=self.worker_id, asked=self._shutdown.asks > 0
-            )
+            self._stages.still(self.worker_id)
 
     def _caller(self) -> Caller:
         return Caller(
@@ -314,9 +323,17 @@ class Worker:
     def _exit_process(self) -> Callable[[int], None] | None:
         if not self.options.exit_on_third_signal:
             return None
-        return lambda status: self._lease.exit_process(status) if self._lease else os._exit(status)
+        return self._leave
+
+    def _leave(self, status: int) -> None:
+        """The third signal: end the process. Runs in the signal's handler."""
+        if self._lease is None:
+            os._exit(status)
+        # First: whatever the log does, which may be interrupted in the middle of a line, it ends.
+        self._lease.exit_process(status)
+        self._stages.leaves(status, self.worker_id)
 
     def _changed(self, change: Change) -> None:
         if change.before is Stage.STARTING and change.after is Stage.STOPPED:
             self._life.cancel(reason=change.who)
-        self._reporter.changed(change, worker_id=self.worker_id, asked=self._shutdown.asks > 0)
+        self._stages.changed(change, self.worker_id)

@@ -172,12 +172,79 @@ def test_retry_does_what_it_can_and_says_what_it_cannot(
     assert job["scheduled_at"] is not None
 
 
+REGISTER = """
+    SELECT trio_queue_register_worker_v1('night', 'hive', 12, '1.2.3', ARRAY['mail'], 5, 'running')
+"""
+
+
 def test_workers(run: Callable[..., Result], on_queue: str) -> None:
     assert run("workers").stderr == "No worker is registered.\n"
     with psycopg.connect(on_queue, autocommit=True) as connection:
         connection.execute("SELECT procrastinate_register_worker_v1()")
-    assert json.loads(run("workers", "--json").stdout)["id"] == 1
-    assert "heard of" in run("workers").stdout
+        connection.execute(REGISTER)
+        table = run("workers").stdout
+        head, foreign, ours = (line.split() for line in table.splitlines())
+        assert head[-3:] == ["running", "heard", "of"]
+        assert foreign[:2] == ["1", "Procrastinate"]
+        assert ours[:7] == ["2", "night", "hive", "12", "1.2.3", "mail", "running"]
+        assert "0/5" in ours
+        assert "dead" not in table
+        connection.execute(
+            "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '45 seconds'"
+        )
+    foreign_line, our_line = (line.rstrip() for line in run("workers").stdout.splitlines()[1:])
+    assert our_line.endswith(" s ago: dead")
+    assert foreign_line.endswith(" s ago: dead, or it drains")
+    assert "dead" not in run("workers", "--stalled-after", "90").stdout
+    told = [json.loads(line) for line in run("workers", "--json").stdout.splitlines()]
+    assert [(one["id"], one["is_foreign"], one["is_stalled"]) for one in told] == [
+        (1, True, True),
+        (2, False, True),
+    ]
+    assert told[1]["version"] == "1.2.3"
+    assert 45 <= told[1]["seconds_since_heartbeat"] < 600
+
+
+def test_what_a_worker_holds(run: Callable[..., Result], on_queue: str) -> None:
+    for task in ("one", "two", "three"):
+        run("defer", "--unknown", task)
+    refused = run("jobs", "--worker", "1")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "there is no worker 1: `trio-queue workers` lists those that there are" in refused.stderr
+    with psycopg.connect(on_queue, autocommit=True) as connection:
+        connection.execute(REGISTER)
+        assert run("jobs", "--worker", "1").stderr == "Worker 1 holds no job.\n"
+        connection.execute("SELECT trio_queue_fetch_jobs_v1(NULL, 1, 2, NULL)")
+        connection.execute("UPDATE procrastinate_jobs SET status = 'succeeded' WHERE id = 1")
+    head, line = run("jobs", "--worker", "1").stdout.splitlines()
+    assert head.split()[-1] == "started"
+    assert line.split()[:2] == ["2", "doing"]
+    (told,) = map(json.loads, run("jobs", "--worker", "1", "--json").stdout.splitlines())
+    assert (told["id"], told["worker_id"]) == (2, 1)
+    assert told["started_at"] is not None
+
+
+def test_worker_and_a_command_exclude_each_other(run: Callable[..., Result]) -> None:
+    for arguments in (["--worker", "1", "list"], ["--json", "list"]):
+        result = run("jobs", *arguments)
+        assert result.exit_code == 2
+        assert "stands without a command, or after it" in result.stderr
+    bare = run("jobs")
+    assert bare.exit_code == 2
+    assert "Usage: trio-queue jobs" in bare.stderr
+
+
+def test_a_reason_stands_beside_its_event(run: Callable[..., Result], on_queue: str) -> None:
+    run("defer", "--unknown", "t")
+    with psycopg.connect(on_queue, autocommit=True) as connection:
+        connection.execute(REGISTER)
+        connection.execute("SELECT trio_queue_fetch_jobs_v1(NULL, 1, 2, NULL)")
+        connection.execute("SELECT trio_queue_release_jobs_v1(1, NULL)")
+    head, *_, last = run("jobs", "show", "1").stdout.splitlines()[-4:]
+    assert head.split() == ["when", "event", "attempt", "worker", "reason"]
+    assert last.split()[2:] == ["deferred_for_retry", "0", "1", "released"]
+    told = json.loads(run("jobs", "show", "1", "--json").stdout)["events"][-1]
+    assert (told["reason"], told["worker_id"], told["attempt"]) == ("released", 1, 0)
 
 
 def test_healthchecks(run: Callable[..., Result]) -> None:

@@ -91,6 +91,7 @@ def test_the_third_signal_leaves_at_once(
     worker.wait_said("is aborting")
     worker.send(signal.SIGTERM)
     assert worker.wait_end() == 128 + signal.SIGTERM, worker.said
+    assert "leaves at once (SIGTERM, the third signal): 1 job runs, deaf[1]()" in worker.said
     assert "Traceback" not in worker.said
 
 

@@ -139,6 +139,8 @@ async def test_what_a_worker_shows(store: JobStore) -> None:
     assert (worker.version, worker.queues, worker.concurrency) == ("1.0", None, 3)
     assert (worker.stage, worker.running) == ("draining", 1)
     assert worker.since is not None
+    assert 0 <= worker.seconds_since_heartbeat < 60
+    assert not worker.is_foreign
     await store.run(UpdateWorkerStage(worker_id + 1, "draining"))
 
 

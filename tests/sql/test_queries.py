@@ -86,7 +86,8 @@ EXPECTED = {
         "",
         (
             "id bigint, last_heartbeat timestamp with time zone, name text, host text, pid integer, version text, "
-            "queues text[], concurrency integer, stage text, since timestamp with time zone, running bigint"
+            "queues text[], concurrency integer, stage text, since timestamp with time zone, running bigint, "
+            "seconds_since_heartbeat double precision"
         ),
     ),
     "get_job_status": ("job_id bigint", "status text"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trio_queue.jobs import Event, Job, WorkerInfo
+from trio_queue.utils import duration
 
 R = TypeVar("R")
 
@@ -49,12 +50,26 @@ def make_table(console: Console, *columns: str) -> Table:
     return table
 
 
-def show_jobs(jobs: Sequence[Job], *, as_json: bool) -> None:
-    """List jobs."""
+def show_jobs(
+    jobs: Sequence[Job],
+    *,
+    as_json: bool,
+    started: Mapping[int | None, datetime.datetime | None] | None = None,
+) -> None:
+    """List jobs.
+
+    Args:
+        jobs: The jobs.
+        as_json: Whether as lines of JSON.
+        started: When those that run began, by id, where that is to be shown.
+    """
+    began = started or {}
     if as_json:
-        _show_json(job.log_context() for job in jobs)
+        more = {"started_at"} if started is not None else set[str]()
+        _show_json(job.log_context() | {key: began.get(job.id) for key in more} for job in jobs)
         return
     told: list[tuple[str, Callable[[Job], str]]] = [
+        ("started", lambda job: moment(began.get(job.id))),
         ("priority", lambda job: str(job.priority) if job.priority else ""),
         ("lock", lambda job: job.lock or ""),
         ("queueing lock", lambda job: job.queueing_lock or ""),
@@ -124,17 +139,37 @@ def show_job(job: Job, events: Sequence[Event], *, as_json: bool) -> None:
     console.print(table)
 
 
-def show_workers(workers: Sequence[WorkerInfo], *, as_json: bool) -> None:
-    """List workers."""
+def show_workers(workers: Sequence[WorkerInfo], *, stalled_after: float, as_json: bool) -> None:
+    """List workers.
+
+    Args:
+        workers: The workers.
+        stalled_after: One not heard of for so many seconds is taken for dead.
+        as_json: Whether as lines of JSON.
+    """
     if as_json:
-        _show_json(attrs.asdict(worker) for worker in workers)
+        _show_json(
+            attrs.asdict(worker)
+            | {"is_foreign": worker.is_foreign, "is_stalled": _is_stalled(worker, stalled_after)}
+            for worker in workers
+        )
         return
     if not workers:
         click.echo("No worker is registered.", err=True)
         return
     console = make_console()
     table = make_table(
-        console, "id", "name", "host", "pid", "queues", "stage", "since", "running", "heard of"
+        console,
+        "id",
+        "name",
+        "host",
+        "pid",
+        "version",
+        "queues",
+        "stage",
+        "since",
+        "running",
+        "heard of",
     )
     for worker in workers:
         table.add_row(
@@ -142,13 +177,27 @@ def show_workers(workers: Sequence[WorkerInfo], *, as_json: bool) -> None:
             plain(worker.name or ""),
             plain(worker.host or ""),
             str(worker.pid or ""),
+            plain("Procrastinate" if worker.is_foreign else worker.version or ""),
             plain(", ".join(worker.queues) if worker.queues is not None else _all_queues(worker)),
             worker.stage or "",
             moment(worker.since),
             f"{worker.running}/{worker.concurrency}" if worker.concurrency else str(worker.running),
-            moment(worker.last_heartbeat),
+            _heard_of(worker, stalled_after),
         )
     console.print(table)
+
+
+def _is_stalled(worker: WorkerInfo, stalled_after: float) -> bool:
+    return worker.seconds_since_heartbeat > stalled_after
+
+
+def _heard_of(worker: WorkerInfo, stalled_after: float) -> Text:
+    told = f"{duration(worker.seconds_since_heartbeat)} ago"
+    if not _is_stalled(worker, stalled_after):
+        return Text(told)
+    # A worker of Procrastinate's that drains is silent, too.
+    verdict = "dead, or it drains" if worker.is_foreign else "dead"
+    return Text(f"{told}: {verdict}", style="bold red")
 
 
 def _worth_a_column(
@@ -159,7 +208,7 @@ def _worth_a_column(
 
 
 def _all_queues(worker: WorkerInfo) -> str:
-    return "all" if worker.stage is not None else ""  # of Procrastinate's workers it is not known
+    return "" if worker.is_foreign else "all"  # of Procrastinate's workers it is not known
 
 
 def moment(value: datetime.datetime | None) -> str:

@@ -93,6 +93,7 @@ def list_workers(verb: store.ListWorkers, tables: Tables) -> list[WorkerInfo]:  
             stage=row.stage,
             since=row.since,
             running=running[row.id],
+            seconds_since_heartbeat=(tables.now - row.last_heartbeat).total_seconds(),
         )
         for row in sorted(tables.workers.values(), key=lambda worker: worker.id)
     ]

@@ -75,7 +75,7 @@ def event_from_row(row: Sequence[Any]) -> Event:
 
 
 def worker_from_row(row: Sequence[Any]) -> WorkerInfo:
-    """A worker from: id, last_heartbeat, name, host, pid, version, queues, concurrency, stage, since, running."""
+    """A worker from: id, last_heartbeat, name, host, pid, version, queues, concurrency, stage, since, running, seconds_since_heartbeat."""
     return WorkerInfo(
         id=row[0],
         last_heartbeat=row[1],
@@ -88,6 +88,7 @@ def worker_from_row(row: Sequence[Any]) -> WorkerInfo:
         stage=row[8],
         since=row[9],
         running=row[10],
+        seconds_since_heartbeat=row[11],
     )
 
 

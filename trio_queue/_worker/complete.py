@@ -46,6 +46,7 @@ class Completer:
         self._added = trio.Event()
         #: Set where a stop could not wait for the database any longer: the worker raises it.
         self.error: OutcomesNotWritten | None = None
+        self._given_up: list[str] = []
 
     def add(self, ended: Ended) -> None:
         """Take the outcome of a job whose body has ended."""
@@ -130,14 +131,15 @@ class Completer:
         return self._shutdown.draining.is_set() and trio.current_time() >= patience_ends
 
     def _give_up(self, batch: list[Ended]) -> None:
-        calls = ", ".join(ended.running.job.call_string for ended in batch)
+        self._given_up += [ended.running.job.call_string for ended in batch]
         self.error = OutcomesNotWritten(
-            f"the worker stopped while the database was away: the outcomes of {len(batch)} jobs "
-            f"could not be written, their rows stay `doing` until they are rescued: {calls}"
+            "the worker stopped while the database was away: the outcomes of these jobs could not "
+            "be written, their rows stay `doing` until they are rescued: "
+            + ", ".join(self._given_up)
         )
-        self._leave(batch, self.error)
+        self._leave(batch, "the database is away, and the worker stops")
 
-    def _leave(self, batch: list[Ended], error: Exception) -> None:
+    def _leave(self, batch: list[Ended], error: object) -> None:
         self._running.leave(ended.running for ended in batch)
         self._written(batch)
         self._reporter.not_written(batch, error)

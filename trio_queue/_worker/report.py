@@ -1,4 +1,4 @@
-"""What the log says of jobs and of the worker: lines that a person can read at night."""
+"""What the log says of jobs: lines that a person can read at night."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from types import TracebackType
 from typing import Any
 
 import attrs
-import trio
 
 from trio_queue._worker.options import Options
-from trio_queue._worker.running import RunningJob, RunningJobs
-from trio_queue._worker.shutdown import Change, Stage
+from trio_queue._worker.running import RunningJob
 from trio_queue.completion import Completion, Outcome, Raised, Returned
 from trio_queue.jobs import AbortReason, Status
 from trio_queue.log import Action, fields
-from trio_queue.utils import queues_display
 
 
 @attrs.frozen(eq=False)
@@ -32,15 +29,12 @@ class Ended:
 
 
 class Reporter:
-    """The log of one worker."""
+    """The log of one worker about its jobs."""
 
-    def __init__(self, options: Options, running: RunningJobs) -> None:
+    def __init__(self, options: Options) -> None:
         self._options = options
-        self._running = running
         name = "trio_queue.worker"
         self.logger = logging.getLogger(f"{name}.{options.name}" if options.name else name)
-
-    # -- jobs -------------------------------------------------------------------------------------
 
     def began(self, running: RunningJob) -> None:
         """A job's body begins."""
@@ -101,7 +95,7 @@ class Reporter:
             extra=self._fields(Action.RETRY_STRATEGY_ERROR, ended.running),
         )
 
-    def not_written(self, batch: Sequence[Ended], error: Exception) -> None:
+    def not_written(self, batch: Sequence[Ended], error: object) -> None:
         """The outcomes of these jobs could not be written: they are left to the rescue."""
         for ended in batch:
             self.logger.error(
@@ -111,68 +105,6 @@ class Reporter:
                 error,
                 extra=self._fields(Action.OUTCOME_NOT_WRITTEN, ended.running),
             )
-
-    # -- the worker -------------------------------------------------------------------------------
-
-    def changed(self, change: Change, *, worker_id: int | None, asked: bool) -> None:
-        """The stage has changed: who asked, what still runs, what the next ask does."""
-        name = self._options.name or "worker"
-        if change.after is Stage.RUNNING:
-            text = f"Starting worker {name} on {queues_display(self._options.queues)}"
-            text += f", concurrency {self._options.concurrency}"
-        elif change.after is Stage.STOPPED:
-            text = f"Stopped worker {name}"
-        else:
-            text = f"Worker {name} is {change.after.value} ({change.who}): {self._what_runs()}"
-            text += self._next_ask(change.after, asked=asked)
-        action = {Stage.RUNNING: Action.START_WORKER, Stage.STOPPED: Action.STOP_WORKER}.get(
-            change.after, Action.WORKER_STAGE
-        )
-        self.logger.info(
-            "%s",
-            text,
-            extra=fields(
-                action,
-                stage=change.after.value,
-                who=change.who,
-                running=len(self._running),
-                worker=self._worker(worker_id),
-            ),
-        )
-
-    def draining(self, stage: Stage, *, worker_id: int | None, asked: bool) -> None:
-        """It still drains or aborts, some seconds later."""
-        self.logger.info(
-            "Still %s: %s%s",
-            stage.value,
-            self._what_runs(),
-            self._next_ask(stage, asked=asked),
-            extra=fields(
-                Action.WORKER_STAGE,
-                stage=stage.value,
-                running=len(self._running),
-                worker=self._worker(worker_id),
-            ),
-        )
-
-    def _what_runs(self) -> str:
-        count = len(self._running)
-        if not count:
-            return "no job runs"
-        text = "1 job runs" if count == 1 else f"{count} jobs run"
-        if oldest := self._running.oldest():
-            age = trio.current_time() - oldest.started_at
-            text += f", the oldest is {oldest.job.call_string} for {age:.1f} s"
-        return text
-
-    def _next_ask(self, stage: Stage, *, asked: bool) -> str:
-        if not len(self._running):
-            return ""
-        if stage is Stage.DRAINING and asked:
-            return "; ask again to abort"
-        if stage is Stage.ABORTING and asked and self._options.exit_on_third_signal:
-            return "; a third signal leaves at once, and other workers rescue them"
-        return "; it stops when they have ended"
 
     def _worker(self, worker_id: int | None) -> dict[str, Any]:
         return {

@@ -65,6 +65,7 @@ class Runner:
         outcome = self._not_found(running) if task is None else await self._outcome(task, running)
         if isinstance(outcome, Raised):
             self._notice_exit(running, outcome.error)
+        running.ended = True
         self._completer.add(
             Ended(running, outcome, self._decide(task, running, outcome), time.time())
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 
@@ -27,8 +28,12 @@ class RunningJob:
     #: False while its body runs in a thread. The cancel of the scope would not reach the thread,
     #: but raise inside the job's own calls back into Trio.
     interruptible: bool = True
+    #: Its body has ended; its row is still to be written.
+    ended: bool = False
     #: When the body began, by Trio's clock.
     started_at: float = 0.0
+    #: When it was asked to stop, by Trio's clock; infinity: it was not.
+    asked_at: float = math.inf
     #: When the job was taken up, by the wall's clock (seconds since the epoch).
     start_timestamp: float = attrs.field(factory=time.time)
     # Shielded: the cancel of the worker never reaches a job by accident.
@@ -48,6 +53,7 @@ class RunningJob:
         if self.reason is not None:
             return False
         self.reason = reason
+        self.asked_at = trio.current_time()
         if self.interruptible:
             self.scope.cancel(reason=reason.value)
         return True
@@ -107,11 +113,6 @@ class RunningJobs:
     def free_places(self) -> int:
         """How many more may be claimed."""
         return self._places - len(self)
-
-    def oldest(self) -> RunningJob | None:
-        """The one whose body began first."""
-        started = [running for running in self if running.started]
-        return min(started, key=lambda running: running.started_at, default=None)
 
     def add(self, running: RunningJob) -> None:
         """Take a claimed job into our hands."""

@@ -13,6 +13,7 @@ from trio_queue._cli.options import connection_options
 from trio_queue._cli.session import Session
 from trio_queue._cli.values import moment
 from trio_queue.exceptions import JobNotFound
+from trio_queue.jobs import Status
 
 if TYPE_CHECKING:
     from trio_queue.app import App
@@ -24,6 +25,7 @@ EPILOG = f"""\b
 Examples:
   trio-queue jobs list --status failed
   trio-queue jobs list --queue mail --limit 500 --json
+  trio-queue jobs --worker 3
   trio-queue jobs show 12
   trio-queue jobs retry 12 13 --in 60
   trio-queue jobs cancel 12
@@ -45,9 +47,51 @@ _as_json = click.option(
 )
 
 
-@click.command(cls=CommandGroup, epilog=EPILOG)
-def command() -> None:
+@click.command(cls=CommandGroup, epilog=EPILOG, invoke_without_command=True)
+@click.option("--worker", "worker_id", type=int, metavar="ID", help="List what this worker holds.")
+@_as_json
+@connection_options
+@click.pass_context
+def command(context: click.Context, /, *, worker_id: int | None, as_json: bool) -> None:
     """List jobs; show one with what happened to it; retry, cancel or abort some."""
+    if context.invoked_subcommand is not None:
+        if worker_id is not None or as_json:
+            given = "--json" if worker_id is None else "--worker"
+            raise click.UsageError(
+                f"{given} stands without a command, or after it: "
+                "`trio-queue jobs --worker 3`, `trio-queue jobs list --worker-id 3 --json`."
+            )
+    elif worker_id is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
+    else:
+        _show_held(context.ensure_object(Session), worker_id, as_json=as_json)
+
+
+def _show_held(session: Session, worker_id: int, *, as_json: bool) -> None:
+    """List the jobs that a worker holds, and since when."""
+    from trio_queue._cli import output
+
+    async def ask(app: App) -> tuple[list[Job], dict[int | None, datetime.datetime | None]]:
+        manager = app.job_manager
+        if not any(worker.id == worker_id for worker in await manager.list_workers_async()):
+            raise click.ClickException(
+                f"there is no worker {worker_id}: `trio-queue workers` lists those that there are"
+            )
+        jobs = await manager.list_jobs_async(worker_id=worker_id, status=Status.DOING)
+        return jobs, {job.id: await _started_at(app, job) for job in jobs}
+
+    jobs, started = _ask(session, ask)
+    if jobs:
+        output.show_jobs(jobs, as_json=as_json, started=started)
+    else:
+        click.echo(f"Worker {worker_id} holds no job.", err=True)
+
+
+async def _started_at(app: App, job: Job) -> datetime.datetime | None:
+    assert job.id is not None, "it was read"
+    events = await app.job_manager.list_events_async(job.id)
+    return next((event.at for event in reversed(events) if event.type == "started"), None)
 
 
 def _ask(session: Session, question: Callable[[App], Awaitable[R]]) -> R:

@@ -29,6 +29,7 @@ SELECT (job).id, (job).queue_name, (job).task_name, (job).priority, (job).lock, 
 
 -- name: list_workers
 SELECT p.id, p.last_heartbeat, w.name, w.host, w.pid, w.version, w.queues, w.concurrency, w.stage, w.since,
-       (SELECT count(*) FROM procrastinate_jobs j WHERE j.worker_id = p.id AND j.status = 'doing') AS running
+       (SELECT count(*) FROM procrastinate_jobs j WHERE j.worker_id = p.id AND j.status = 'doing') AS running,
+       extract(epoch FROM clock_timestamp() - p.last_heartbeat)::double precision AS seconds_since_heartbeat
   FROM procrastinate_workers p LEFT JOIN trio_queue_workers w ON w.worker_id = p.id
  ORDER BY p.id;
