@@ -158,6 +158,8 @@ def _worth_a_traceback(
     if not isinstance(outcome, Raised) or reason is not None:
         return None
     error = outcome.error
+    if error.__traceback__ is None:
+        return None  # nothing raised it: the task was not found
     return type(error), error, _from_users_code_on(error.__traceback__)
 
 
