@@ -96,6 +96,7 @@ def summary(completion: Completion | None) -> str | None:
     return "requeued" if completion.retry is None else "retried"
 
 
+@pytest.mark.promise("What becomes of a job / returns")
 @pytest.mark.parametrize("interrupted_jobs", InterruptedJobs)
 @pytest.mark.parametrize("strategy", [None, RetryStrategy()])
 @pytest.mark.parametrize("reason", [NOT_ABORTED, SHUTDOWN, USER])
@@ -129,6 +130,10 @@ INTERRUPTED: list[tuple[AbortReason | None, InterruptedJobs, bool, str]] = [
 ]
 
 
+@pytest.mark.promise(
+    "What becomes of a job / is cancelled by the worker, or had not begun",
+    "What becomes of a job / raises JobAborted",
+)
 @pytest.mark.parametrize(("reason", "interrupted_jobs", "retries", "expected"), INTERRUPTED)
 @pytest.mark.parametrize("how", ["cancelled", *ABORTED])
 def test_what_gives_up_ends_as_the_reason_and_the_policy_say(
@@ -151,6 +156,11 @@ def test_what_gives_up_ends_as_the_reason_and_the_policy_say(
     assert completion.if_abort_requested is Status.ABORTED
 
 
+@pytest.mark.promise(
+    "What becomes of a job / raises another exception",
+    "What becomes of a job / ends by a cancellation of its own making",
+    "What becomes of a job / raises KeyboardInterrupt or SystemExit",
+)
 @pytest.mark.parametrize("interrupted_jobs", InterruptedJobs)
 @pytest.mark.parametrize("retries", [False, True])
 @pytest.mark.parametrize("reason", [NOT_ABORTED, SHUTDOWN, USER])

@@ -10,6 +10,7 @@ from docutils import nodes
 from docutils.nodes import Node
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from worker_rows import label
 
 from trio_queue._worker.shutdown import TRANSITIONS, Event, Stage
 
@@ -83,8 +84,7 @@ def _jump(lane: float, top: float, bottom: float, events: list[Event]) -> Iterat
 def _label(x: float, y: float, events: list[Event], anchor: str) -> str:
     first = y + 4 - 15 * (len(events) - 1) / 2
     lines = "".join(
-        f'<tspan x="{x}" y="{first + 15 * index}">'
-        f"{escape(event.name.lower().replace('_', ' '))}</tspan>"
+        f'<tspan x="{x}" y="{first + 15 * index}">{escape(label(event))}</tspan>'
         for index, event in enumerate(events)
     )
     return f'<text class="label" text-anchor="{anchor}">{lines}</text>'

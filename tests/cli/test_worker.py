@@ -79,6 +79,9 @@ def test_two_signals_abort(
     assert statuses(on_queue) == {1: "aborted"}
 
 
+@pytest.mark.promise(
+    "What asks for it / SIGINT or SIGTERM for the third time, with exit_on_third_signal"
+)
 def test_the_third_signal_leaves_at_once(
     start: Callable[..., Process], run: Callable[..., Result], on_queue: str
 ) -> None:

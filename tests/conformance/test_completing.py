@@ -75,6 +75,7 @@ async def test_many_at_once_are_answered_in_their_order(store: JobStore, worker_
     assert answer == [Finished(one.job_id, one.status) for one in done]
 
 
+@pytest.mark.promise("Leases and fences / an outcome is written for a job that is another's by now")
 @pytest.mark.parametrize("kind", ["attempts", "worker", "gone", "ended otherwise"])
 async def test_a_run_that_is_somebody_elses(store: JobStore, worker_id: int, kind: str) -> None:
     [job_id, other] = await claimed(store, worker_id, Job(task_name="t"), Job(task_name="t"))
@@ -103,6 +104,7 @@ async def test_a_run_that_is_somebody_elses(store: JobStore, worker_id: int, kin
         ]
 
 
+@pytest.mark.promise("When the database is away / a write whose answer is lost")
 @pytest.mark.parametrize(
     "values",
     [
@@ -191,6 +193,7 @@ async def test_given_back_after_a_user_asked_for_its_abort(
     assert job.scheduled_at is None
 
 
+@pytest.mark.promise("What happened to a job / another job waits with the queueing lock …")
 @pytest.mark.parametrize("retry", [None, RetryDecision()])
 async def test_given_back_while_another_waits_with_its_queueing_lock(
     store: JobStore, worker_id: int, retry: RetryDecision | None

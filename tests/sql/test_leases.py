@@ -61,6 +61,7 @@ def holder(connection: Connection, job_id: int) -> int | None:
 # -- who is taken for dead ----------------------------------------------------------------------
 
 
+@pytest.mark.promise("Leases and fences / a worker of Procrastinate's is silent")
 def test_our_silent_workers_are_deleted_and_no_others(connection: Connection) -> None:
     me, alive, dead = [register(connection) for _ in range(3)]
     foreign = value(connection, "SELECT procrastinate_register_worker_v1()")
@@ -76,6 +77,7 @@ def test_our_silent_workers_are_deleted_and_no_others(connection: Connection) ->
     assert orphans(connection) == []
 
 
+@pytest.mark.promise("Leases and fences / a worker of Procrastinate's is silent")
 def test_a_foreign_workers_jobs_are_left_alone_when_it_is_pruned(connection: Connection) -> None:
     me = register(connection)
     foreign = value(connection, "SELECT procrastinate_register_worker_v1()")

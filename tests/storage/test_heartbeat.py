@@ -35,6 +35,7 @@ def heartbeat_threads() -> list[threading.Thread]:
     ]
 
 
+@pytest.mark.promise("Leases and fences / a job holds the CPU and blocks the event loop")
 async def test_a_blocked_event_loop_keeps_its_lease(queue_database: str) -> None:
     async with PostgresJobStore(Parameters(queue_database, {})) as store:
         worker_id = await store.run(registration())
@@ -335,6 +336,9 @@ async def blocked(conninfo: str, *, wire: str | None = None) -> AsyncGenerator[B
             await process.wait()
 
 
+@pytest.mark.promise(
+    "What asks for it / SIGINT or SIGTERM for the third time, with exit_on_third_signal"
+)
 async def test_the_third_signal_ends_a_blocked_process_and_leaves_its_job_to_the_rescue(
     queue_database: str,
 ) -> None:

@@ -112,6 +112,7 @@ def test_undisturbed_every_job_ends() -> None:
     assert steps < ENOUGH
 
 
+@pytest.mark.promise("What is promised / 12")
 @pytest.mark.parametrize("interrupt", INTERRUPTS)
 def test_interrupted_at_any_step_no_job_is_lost_and_run_ends(interrupt: str) -> None:
     for step in range(1, ENOUGH):

@@ -43,6 +43,7 @@ async def test_a_failing_write_is_tried_again(
     assert connector.event_types(1) == ["deferred", "started", "succeeded"]
 
 
+@pytest.mark.promise("When the database is away / a statement that is not answered")
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_hung_write_is_tried_again_after_its_bound(
     app: App,
@@ -69,6 +70,7 @@ async def test_a_slow_write_is_one_write(
     assert connector.statuses == ["succeeded"]
 
 
+@pytest.mark.promise("When the database is away / a write whose answer is lost")
 async def test_a_write_whose_answer_is_lost_counts_as_written(
     app: App,
     connector: FaultyConnector,
@@ -187,6 +189,7 @@ async def test_a_result_that_cannot_be_shown_does_not_end_the_writing(
     assert "returns[1]() succeeded" in caplog.text
 
 
+@pytest.mark.promise("When the database is away / its connections are lost")
 async def test_the_pauses_between_tries_are_capped(
     app: App, store: FaultyStore, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -202,6 +205,10 @@ async def test_the_pauses_between_tries_are_capped(
 # -- the database is away at a stop ---------------------------------------------------------------
 
 
+@pytest.mark.promise(
+    "When the database is away / a stop meanwhile",
+    "What the caller gets / outcomes could not be written",
+)
 async def test_with_the_database_away_at_a_stop_it_leaves_when_the_lease_has_expired(
     app: App,
     connector: FaultyConnector,
@@ -245,6 +252,7 @@ async def test_a_database_that_comes_back_in_time_loses_nothing(
     assert connector.statuses == ["succeeded"]
 
 
+@pytest.mark.promise("When the database is away / outcomes")
 async def test_before_a_stop_its_patience_is_endless(
     app: App, connector: FaultyConnector, store: FaultyStore, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -277,6 +285,7 @@ async def test_writes_that_fail_while_all_else_works_do_not_hold_a_stop_for_ever
     assert connector.jobs[1]["worker_id"] is None
 
 
+@pytest.mark.promise("When the database is away / its log")
 async def test_an_outage_is_told_once_and_its_end_too(
     app: App,
     store: FaultyStore,

@@ -42,6 +42,7 @@ class Times:
 # -- when -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("What is promised / 1")
 async def test_a_new_job_wakes_the_worker_at_once(
     app: App, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -225,6 +226,7 @@ async def test_a_job_keeps_its_place_until_its_row_is_written(
 # -- wait=False -----------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("What is promised / 1", "What asks for it / wait=False, and no job is left")
 @pytest.mark.parametrize("listen_notify", [True, False])
 async def test_a_worker_that_does_not_wait_runs_what_its_jobs_defer(
     app: App,
@@ -244,6 +246,7 @@ async def test_a_worker_that_does_not_wait_runs_what_its_jobs_defer(
     assert trio.current_time() == pytest.approx(4), "it did not wait for a poll"
 
 
+@pytest.mark.promise("What asks for it / wait=False, and no job is left")
 async def test_a_worker_that_does_not_wait_runs_the_successors_of_locks(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -332,6 +335,7 @@ async def test_the_pauses_between_tries_grow_and_are_capped(
     assert len(pauses) > 10
 
 
+@pytest.mark.promise("When the database is away / new jobs")
 async def test_it_claims_again_within_a_second_of_the_databases_return(
     app: App, store: FaultyStore, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -370,6 +374,10 @@ async def test_a_hung_claim_does_not_hold_a_stop(
     assert times.at == []
 
 
+@pytest.mark.promise(
+    "When the database is away / a claim whose answer is lost",
+    "When the database is away / a statement that is not answered",
+)
 @pytest.mark.parametrize("lost", ["hang", "error"])
 async def test_a_claim_whose_answer_is_lost_is_given_back_and_run(
     app: App,

@@ -33,6 +33,7 @@ def prune(connector: FaultyConnector) -> None:
         connector.database.run(UnregisterWorker(worker_id))
 
 
+@pytest.mark.promise("Leases and fences / it was suspended, or cut off, and its row is gone")
 async def test_a_worker_whose_row_is_gone_registers_anew_and_works_on(
     app: App,
     connector: FaultyConnector,
@@ -57,6 +58,7 @@ async def test_a_worker_whose_row_is_gone_registers_anew_and_works_on(
     assert connector.database.tables.workers == {}
 
 
+@pytest.mark.promise("Leases and fences / … and nobody has taken its job meanwhile")
 async def test_jobs_that_nobody_has_taken_run_on_under_the_new_row(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -89,6 +91,7 @@ async def test_a_job_that_ends_before_its_lost_row_is_noticed_is_written_under_t
     assert connector.event_types(1) == ["deferred", "started", "succeeded"]
 
 
+@pytest.mark.promise("Leases and fences / … and another worker has its job by now")
 async def test_jobs_that_another_has_taken_are_aborted_and_nothing_of_them_is_written(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -44,6 +44,9 @@ def assert_nothing_is_open(connector: FaultyConnector) -> None:
 # -- while it starts ------------------------------------------------------------------------------
 
 
+@pytest.mark.promise(
+    "What the caller gets / the database is away at the start, or has another schema"
+)
 @pytest.mark.parametrize("what", ["register_worker", "keep_alive", "listen"])
 async def test_an_error_while_it_starts_comes_bare_and_closes_everything(
     app: App, connector: FaultyConnector, store: FaultyStore, what: str
@@ -57,6 +60,9 @@ async def test_an_error_while_it_starts_comes_bare_and_closes_everything(
     assert connector.database.tables.workers == {}
 
 
+@pytest.mark.promise(
+    "What the caller gets / the database is away at the start, or has another schema"
+)
 @pytest.mark.parametrize("error", [ConnectorException("away"), SchemaError(), OSError("no wire")])
 async def test_a_store_that_does_not_open_ends_it_with_its_error(
     app: App, connector: FaultyConnector, error: Exception
@@ -90,6 +96,10 @@ async def test_an_error_while_it_starts_does_not_start_the_nursery(
 # -- while it runs --------------------------------------------------------------------------------
 
 
+@pytest.mark.promise(
+    "What asks for it / a part of the worker fails and cannot recover",
+    "What the caller gets / a part of it failed",
+)
 @pytest.mark.parametrize(
     ("verb", "calls"), [(UpdateWorkerStage, 0), (ListJobsToAbort, 1), (FetchJobs, 1)]
 )
@@ -162,6 +172,7 @@ async def test_a_goodbye_that_is_refused_does_not_spoil_a_clean_drain(
     assert "row could not be deleted" in caplog.text
 
 
+@pytest.mark.promise("When the database is away / a goodbye that is not answered")
 @pytest.mark.parametrize("verb", [ReleaseJobs, UnregisterWorker])
 @pytest.mark.parametrize("how", ["hang", "fail"])
 async def test_a_goodbye_without_an_answer_holds_a_stop_for_half_a_minute_at_most(
@@ -253,6 +264,7 @@ async def test_a_block_that_is_left_with_an_error_ends_after_the_last_job(block:
     assert_nothing_is_open(connector)
 
 
+@pytest.mark.promise("What is promised / 12")
 async def test_the_heartbeat_ends_after_the_last_row_is_written_and_before_the_row_is_deleted(
     app: App, connector: FaultyConnector, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,12 @@ async def run_interrupted(
             worker.abort()
 
 
+@pytest.mark.promise(
+    'What becomes of interrupted jobs / "retry"',
+    'What becomes of interrupted jobs / "requeue"',
+    'What becomes of interrupted jobs / "abort"',
+    "What becomes of a job / is cancelled by the worker, or had not begun",
+)
 @pytest.mark.parametrize(
     ("retry", "policy", "expected", "attempts"),
     [
@@ -84,6 +90,7 @@ async def test_a_user_may_abort_a_job_and_it_is_never_retried(
     assert connector.jobs[1]["attempts"] == 1
 
 
+@pytest.mark.promise("What lives in which stage / hearing a user's request to abort")
 async def test_a_user_may_abort_a_job_while_the_worker_drains(
     app: App, connector: FaultyConnector
 ) -> None:
@@ -98,6 +105,7 @@ async def test_a_user_may_abort_a_job_while_the_worker_drains(
     assert connector.events[1][-1].reason == "user_request"
 
 
+@pytest.mark.promise("What lives in which stage / hearing a user's request to abort")
 async def test_a_user_may_abort_a_job_while_the_worker_aborts(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -163,6 +171,7 @@ async def test_a_job_whose_abort_was_asked_before_its_first_step_never_begins(
     assert connector.statuses == ["aborted"]
 
 
+@pytest.mark.promise("What becomes of a job / returns")
 async def test_a_job_that_swallows_its_cancel_has_succeeded(
     app: App, connector: FaultyConnector
 ) -> None:
@@ -196,6 +205,7 @@ async def test_a_job_that_notices_and_returns_has_succeeded(
     assert connector.statuses == ["succeeded"]
 
 
+@pytest.mark.promise("What becomes of a job / raises JobAborted")
 @pytest.mark.parametrize("in_group", [False, True])
 @pytest.mark.parametrize("asked", [False, True])
 async def test_job_aborted_ends_a_job_as_aborted(
@@ -231,6 +241,7 @@ async def test_job_aborted_ends_a_job_as_aborted(
     assert connector.statuses == ["aborted"]
 
 
+@pytest.mark.promise("What becomes of a job / ends by a cancellation of its own making")
 async def test_a_stray_cancelled_is_a_failure_and_no_abort(
     app: App, connector: FaultyConnector
 ) -> None:
@@ -250,6 +261,7 @@ async def test_a_stray_cancelled_is_a_failure_and_no_abort(
     assert connector.statuses == ["failed"]
 
 
+@pytest.mark.promise("What becomes of a job / raises another exception")
 async def test_what_a_job_raises_while_it_is_interrupted_is_its_own(
     app: App, connector: FaultyConnector
 ) -> None:

@@ -185,6 +185,7 @@ async def test_a_clock_that_is_set_forth_skips_nothing_and_back_repeats_nothing(
     assert moments == sorted(set(moments))
 
 
+@pytest.mark.promise("What lives in which stage / deferring periodic jobs")
 async def test_it_stops_when_the_worker_drains(
     app: App,
     connector: FaultyConnector,

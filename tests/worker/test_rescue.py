@@ -34,6 +34,7 @@ def die_with_a_job(connector: FaultyConnector) -> int:
     return worker_id
 
 
+@pytest.mark.promise("What is promised / 11", 'When a worker dies / "requeue"')
 async def test_a_dead_workers_job_runs_again_within_the_timeout_and_a_heartbeat(
     app: App,
     connector: FaultyConnector,
@@ -96,6 +97,7 @@ async def test_many_rescuers_take_each_job_once(
     assert sorted(ran) == list(range(9))
 
 
+@pytest.mark.promise("When a worker dies / stalled_jobs_limit deaths (3)")
 async def test_a_job_under_which_three_workers_died_fails(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -113,6 +115,7 @@ async def test_a_job_under_which_three_workers_died_fails(
     ]
 
 
+@pytest.mark.promise('When a worker dies / "leave"')
 async def test_with_leave_nobody_takes_it(
     app: App, connector: FaultyConnector, store: FaultyStore, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -180,6 +183,9 @@ async def test_a_row_that_cannot_be_ended_holds_neither_the_others_nor_the_worke
 JOB = Job(id=1, task_name="job", attempts=1)
 
 
+@pytest.mark.promise(
+    'When a worker dies / "requeue"', 'When a worker dies / "retry"', 'When a worker dies / "fail"'
+)
 @pytest.mark.parametrize(
     ("policy", "deaths", "strategy", "status", "retries"),
     [

@@ -45,6 +45,17 @@ def put_in(stage: Stage) -> Shutdown:
     return shutdown
 
 
+@pytest.mark.promise(
+    "The stages as a table / started",
+    "The stages as a table / stop",
+    "The stages as a table / abort",
+    "The stages as a table / first ask",
+    "The stages as a table / next ask",
+    "The stages as a table / deadline",
+    "The stages as a table / no job left",
+    "The stages as a table / job exited",
+    "The stages as a table / ended",
+)
 @pytest.mark.parametrize("stage", Stage)
 @pytest.mark.parametrize("event", Event)
 def test_each_stage_is_left_by_each_event_as_the_table_says(event: Event, stage: Stage) -> None:

@@ -20,6 +20,13 @@ from trio_queue.worker import Stage
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+@pytest.mark.promise(
+    "What is promised / 2",
+    "What is promised / 6",
+    "What asks for it / SIGINT (Ctrl-C) or SIGTERM, once",
+    "What asks for it / SIGINT or SIGTERM again",
+    "What the caller gets / it was stopped by a signal, stop() or abort(), or no job was left",
+)
 @pytest.mark.parametrize("number", SIGNALS)
 async def test_the_first_signal_drains_and_the_second_aborts(
     app: App, connector: FaultyConnector, number: signal.Signals
@@ -53,6 +60,7 @@ async def test_two_signals_while_the_loop_is_blocked_are_two(
     assert connector.statuses == ["aborted"]
 
 
+@pytest.mark.promise("What asks for it / any of these while it starts")
 async def test_a_signal_while_it_starts_stops_it(app: App, store: FaultyStore) -> None:
     hung = store.hang("listen")
     worker = Worker(app)
@@ -117,6 +125,7 @@ async def test_every_worker_of_the_process_hears_a_signal_and_the_last_one_resto
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+@pytest.mark.promise("What is promised / 2")
 async def test_without_the_option_no_handler_is_installed(app: App) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     worker = Worker(app, install_signal_handlers=False)
@@ -167,6 +176,7 @@ def ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.promise("What the caller gets / Ctrl-C came, and it has no signal handlers")
 def test_ctrl_c_drains_and_leaves_bare_at_the_end(app: App, connector: FaultyConnector) -> None:
     @app.task(name="job")
     async def job() -> None:
@@ -244,6 +254,10 @@ def test_ctrl_c_while_the_workers_own_code_holds_the_cpu_loses_nothing(
 # -- what a job raises ----------------------------------------------------------------------------
 
 
+@pytest.mark.promise(
+    "What asks for it / a job raises KeyboardInterrupt or SystemExit",
+    "What the caller gets / a job raised KeyboardInterrupt or SystemExit",
+)
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("kind", ["async", "sync", "group"])
 async def test_an_exit_that_a_job_raises_aborts_the_worker_and_leaves_bare(

@@ -27,6 +27,11 @@ from trio_queue.testing import FaultyStore
 from trio_queue.worker import Stage
 
 
+@pytest.mark.promise(
+    "What is promised / 4",
+    "What asks for it / worker.stop()",
+    "What lives in which stage / fetching",
+)
 async def test_a_stop_lets_running_jobs_finish_and_fetches_no_more(
     app: App, connector: FaultyConnector
 ) -> None:
@@ -44,6 +49,7 @@ async def test_a_stop_lets_running_jobs_finish_and_fetches_no_more(
     assert connector.statuses == ["succeeded", "todo"]
 
 
+@pytest.mark.promise("What is promised / 9", "What asks for it / worker.abort()")
 async def test_an_abort_cancels_running_jobs(app: App, connector: FaultyConnector) -> None:
     steps = Steps()
     await app.task(name="job")(steps.__call__).defer_async()
@@ -72,6 +78,7 @@ async def test_stop_and_abort_may_be_called_often_and_after_the_end(
     assert connector.event_types(1) == ["deferred", "started", "aborted"]
 
 
+@pytest.mark.promise("What asks for it / stop() or abort() before run()")
 @pytest.mark.parametrize("ask", ["stop", "abort"])
 async def test_asked_before_it_runs_a_worker_fetches_nothing(
     app: App, connector: FaultyConnector, ask: str
@@ -85,6 +92,7 @@ async def test_asked_before_it_runs_a_worker_fetches_nothing(
     assert connector.store.calls == []
 
 
+@pytest.mark.promise("What the caller gets / it ran before")
 async def test_a_worker_runs_once(app: App) -> None:
     worker = Worker(app, wait=False)
     await worker.run()
@@ -125,6 +133,10 @@ async def test_a_job_may_stop_its_worker(app: App, connector: FaultyConnector) -
     assert connector.statuses == ["succeeded"]
 
 
+@pytest.mark.promise(
+    "What is promised / 5",
+    "What asks for it / shutdown_graceful_timeout seconds after the first of these",
+)
 async def test_jobs_are_aborted_when_the_graceful_timeout_has_passed_since_the_stop(
     app: App, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -157,6 +169,7 @@ async def test_a_graceful_timeout_of_zero_aborts_at_once(
     assert trio.current_time() == 0
 
 
+@pytest.mark.promise("What is promised / 4")
 async def test_without_a_graceful_timeout_jobs_take_as_long_as_they_take(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -184,6 +197,7 @@ async def test_the_deadline_counts_from_the_ask_and_not_from_the_end_of_a_claim(
     assert trio.current_time() == asked_at + 10
 
 
+@pytest.mark.promise("What asks for it / wait=False, and no job is left")
 async def test_a_worker_that_does_not_wait_has_no_deadline(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -211,6 +225,12 @@ async def test_a_worker_that_does_not_wait_has_a_deadline_when_it_is_asked(
     assert trio.current_time() == 501
 
 
+@pytest.mark.promise(
+    "What is promised / 3",
+    "What is promised / 14",
+    "What asks for it / the scope around worker.run() is cancelled",
+    "What the caller gets / the scope around it was cancelled",
+)
 async def test_a_cancel_around_run_drains_and_then_goes_on(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -246,6 +266,7 @@ async def test_a_trio_cancel_after_a_stop_does_not_abort(
     assert connector.statuses == ["succeeded"]
 
 
+@pytest.mark.promise("What is promised / 15")
 async def test_a_cancel_gives_jobs_the_graceful_timeout(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -260,6 +281,7 @@ async def test_a_cancel_gives_jobs_the_graceful_timeout(
     assert trio.current_time() == 15
 
 
+@pytest.mark.promise("What asks for it / any of these while it starts")
 async def test_a_cancel_while_it_starts_closes_what_was_opened_and_fetches_nothing(
     app: App, connector: FaultyConnector, store: FaultyStore, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -273,6 +295,7 @@ async def test_a_cancel_while_it_starts_closes_what_was_opened_and_fetches_nothi
     assert connector.statuses == ["todo"]
 
 
+@pytest.mark.promise("What asks for it / any of these while it starts")
 @pytest.mark.parametrize("ask", ["stop", "abort"])
 async def test_a_stop_while_it_starts_ends_it_without_an_error(
     app: App, connector: FaultyConnector, store: FaultyStore, ask: str
@@ -302,6 +325,7 @@ async def test_a_stop_in_the_very_step_in_which_it_would_have_started_is_not_los
     assert "fetch_jobs" not in store.calls
 
 
+@pytest.mark.promise("What the caller gets / await nursery.start(worker.run)")
 async def test_it_has_started_only_when_it_listens_and_has_its_row(
     app: App, connector: FaultyConnector, store: FaultyStore
 ) -> None:
@@ -327,6 +351,7 @@ async def test_it_has_started_only_when_it_listens_and_has_its_row(
         worker.stop()
 
 
+@pytest.mark.promise("What the caller gets / the App was not open")
 async def test_the_worker_opens_an_app_that_is_not_open_and_closes_it_last(
     app: App, connector: FaultyConnector
 ) -> None:
@@ -360,6 +385,7 @@ async def test_the_stage_stands_in_the_workers_row(app: App, connector: FaultyCo
 # -- what lives in which stage --------------------------------------------------------------------
 
 
+@pytest.mark.promise("What is promised / 8", "What lives in which stage / running jobs")
 async def test_jobs_hear_of_the_drain_and_of_the_abort(
     app: App, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -385,6 +411,7 @@ async def test_jobs_hear_of_the_drain_and_of_the_abort(
     ]
 
 
+@pytest.mark.promise("What is promised / 8", "What lives in which stage / running jobs")
 async def test_a_sync_job_hears_of_the_drain_and_of_the_abort(app: App, gate: ThreadGate) -> None:
     heard: list[object] = []
     heard_abort = ThreadGate()
@@ -409,6 +436,7 @@ async def test_a_sync_job_hears_of_the_drain_and_of_the_abort(app: App, gate: Th
     assert heard == [(False, None), (True, None), (True, AbortReason.SHUTDOWN)]
 
 
+@pytest.mark.promise("What is promised / 7")
 async def test_a_sync_job_ends_before_its_row_is_written_however_often_it_is_asked(
     app: App, connector: FaultyConnector, gate: ThreadGate
 ) -> None:
@@ -448,6 +476,7 @@ async def test_an_aborted_sync_job_may_still_defer_from_its_thread(
     assert connector.statuses == ["succeeded", "todo"]
 
 
+@pytest.mark.promise("What lives in which stage / jobs that were claimed and have not begun")
 async def test_a_sync_job_that_waits_for_a_thread_goes_back_uncounted(
     app: App, connector: FaultyConnector, gate: ThreadGate
 ) -> None:
@@ -472,6 +501,7 @@ async def test_a_sync_job_that_waits_for_a_thread_goes_back_uncounted(
     assert len(began) == 1
 
 
+@pytest.mark.promise("What lives in which stage / jobs that were claimed and have not begun")
 @pytest.mark.parametrize("ask", ["stop", "abort"])
 async def test_a_job_that_was_claimed_and_not_stepped_goes_back_uncounted(
     app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch, ask: str
@@ -500,6 +530,9 @@ async def test_a_job_that_was_claimed_and_not_stepped_goes_back_uncounted(
     assert connector.jobs[1]["attempts"] == 0
 
 
+@pytest.mark.promise(
+    "What lives in which stage / the heartbeat", "Leases and fences / a worker drains, however long"
+)
 @pytest.mark.parametrize("ask", ["stop", "abort"])
 async def test_the_heartbeat_goes_on_until_the_last_job_has_ended(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock, ask: str
@@ -519,6 +552,7 @@ async def test_the_heartbeat_goes_on_until_the_last_job_has_ended(
     assert connector.statuses == ["succeeded"]
 
 
+@pytest.mark.promise("What lives in which stage / writing outcomes")
 async def test_outcomes_are_written_in_every_stage(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -45,6 +45,9 @@ async def start_again(server: PrivateServer, bench: Bench) -> None:
     bench.look_at(server.conninfo())
 
 
+@pytest.mark.promise(
+    "When the database is away / running jobs", "When the database is away / outcomes"
+)
 @pytest.mark.parametrize("number", SIGNALS)
 async def test_running_jobs_run_on_and_are_written_when_it_is_back(
     away: Bench, server: PrivateServer, number: signal.Signals
@@ -81,6 +84,7 @@ async def test_a_drain_waits_for_it(
     await away.is_quiet()
 
 
+@pytest.mark.promise("When the database is away / a stop meanwhile")
 @pytest.mark.parametrize("number", SIGNALS)
 async def test_a_stop_does_not_wait_for_ever(
     away: Bench,
@@ -112,6 +116,7 @@ async def test_a_stop_does_not_wait_for_ever(
     await away.is_quiet()
 
 
+@pytest.mark.promise("When the database is away / a start meanwhile")
 async def test_a_start_without_a_server(away: Bench, server: PrivateServer) -> None:
     server.kill(signal.SIGKILL)
     with pytest.raises(ConnectorException, match=r"cannot connect to PostgreSQL at host=127"):

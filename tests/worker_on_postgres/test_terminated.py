@@ -34,6 +34,10 @@ def terminate(bench: Bench, kind: str) -> int:
     )
 
 
+@pytest.mark.promise(
+    "When the database is away / its connections are lost",
+    "When the database is away / running jobs",
+)
 @pytest.mark.parametrize("kind", KINDS)
 async def test_again_and_again_while_jobs_run(
     bench: Bench, caplog: pytest.LogCaptureFixture, kind: str
@@ -74,6 +78,7 @@ async def test_a_thousand_short_jobs_through_a_storm(bench: Bench) -> None:
     await bench.is_quiet()
 
 
+@pytest.mark.promise("When the database is away / its log")
 async def test_one_line_for_an_outage_and_one_for_its_end(
     wired: Bench, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
