@@ -80,6 +80,27 @@ async def test_a_living_workers_job_is_left_to_it(
     assert connector.event_types(1) == ["deferred", "started", "succeeded"]
 
 
+@pytest.mark.promise("What lives in which stage / rescuing the jobs of dead workers")
+@pytest.mark.parametrize("ask", ["stop", "abort"])
+async def test_a_worker_that_stops_rescues_nobody(
+    app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock, ask: str
+) -> None:
+    @app.task(name="job")
+    async def job() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(100)
+
+    await job.defer_async()
+    async with working(app) as worker:
+        await trio.sleep(1)
+        getattr(worker, ask)()
+        await app.configure_task("another").defer_async()
+        connector.database.run(UnregisterWorker(die_with_a_job(connector)))
+        await trio.sleep(90)
+        assert connector.statuses == ["doing", "doing"]
+    assert connector.statuses == ["succeeded", "doing"]
+
+
 async def test_many_rescuers_take_each_job_once(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -326,3 +326,30 @@ async def test_nothing_is_fetched_after_an_exit(app: App, store: FaultyStore) ->
     with pytest.raises(SystemExit):
         await Worker(app, install_signal_handlers=False).run()
     assert store.calls.count(FetchJobs.name) == 1
+
+
+@pytest.mark.promise("What is promised / 13")
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    ("timeout", "ends_at", "statuses"),
+    [(10, 11, ["succeeded", "aborted"]), (None, 1_000, ["succeeded", "succeeded"])],
+)
+async def test_a_signal_gives_jobs_the_graceful_timeout(
+    app: App,
+    connector: FaultyConnector,
+    autojump_clock: trio.testing.MockClock,
+    number: signal.Signals,
+    timeout: float | None,
+    ends_at: float,
+    statuses: list[str],
+) -> None:
+    task = app.task(name="job")(trio.sleep)
+    await task.defer_async(seconds=5)
+    await task.defer_async(seconds=1_000)
+    async with trio.open_nursery() as nursery:
+        worker = Worker(app, concurrency=2, shutdown_graceful_timeout=timeout)
+        await nursery.start(worker.run)
+        nursery.start_soon(asleep, 1, lambda: signal.raise_signal(number))
+    assert connector.statuses == statuses
+    # Between the signal and the loop's hearing of it, the wall's clock runs.
+    assert trio.current_time() == pytest.approx(ends_at, abs=0.9)

@@ -225,6 +225,61 @@ async def test_a_worker_that_does_not_wait_has_a_deadline_when_it_is_asked(
     assert trio.current_time() == 501
 
 
+@pytest.mark.promise("What is promised / 10")
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_a_job_that_heeds_nothing_holds_the_worker_beyond_the_timeout(
+    app: App,
+    connector: FaultyConnector,
+    mock_clock: trio.testing.MockClock,
+    gate: ThreadGate,
+    kind: str,
+) -> None:
+    may_end, started = trio.Event(), trio.Event()
+
+    @app.task(name="async")
+    async def deaf() -> None:
+        started.set()
+        with trio.CancelScope(shield=True):
+            await may_end.wait()
+
+    @app.task(name="sync")
+    def deaf_thread() -> None:
+        gate.wait()
+
+    await {"async": deaf, "sync": deaf_thread}[kind].defer_async()
+    worker = Worker(app, install_signal_handlers=False, shutdown_graceful_timeout=10)
+    async with ran(worker) as told:
+        await (started.wait if kind == "async" else gate.wait_entered)()
+        worker.stop()
+        mock_clock.jump(1_000)
+        await wait_until(lambda: worker.stage is Stage.ABORTING)
+        mock_clock.jump(1_000)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told == []
+        assert connector.statuses == ["doing"]
+        may_end.set()
+        gate.open()
+    assert told == [None]
+    assert connector.statuses == ["succeeded"], "for this job it was a graceful stop"
+
+
+@pytest.mark.promise("What is promised / 16")
+async def test_who_set_no_timeout_may_abort_later(
+    app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    task = app.task(name="job")(trio.sleep)
+    await task.defer_async(seconds=5)
+    await task.defer_async(seconds=1_000)
+    async with working(app, concurrency=2) as worker:
+        await trio.sleep(1)
+        worker.stop()
+        await trio.sleep(10)
+        assert connector.statuses == ["succeeded", "doing"]
+        worker.abort()
+    assert connector.statuses == ["succeeded", "aborted"]
+    assert trio.current_time() == 11
+
+
 @pytest.mark.promise(
     "What is promised / 3",
     "What is promised / 14",
