@@ -165,7 +165,8 @@ class Fetcher:
         while self._unanswered:
             try:
                 async with self.claiming:
-                    await self._release()
+                    if self._unanswered:  # it may have been a rescue's, which was answered meanwhile
+                        await self._release()
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
                     raise
