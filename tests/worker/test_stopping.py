@@ -246,7 +246,7 @@ async def test_a_job_that_heeds_nothing_holds_the_worker_beyond_the_timeout(
     def deaf_thread() -> None:
         gate.wait()
 
-    await {"async": deaf, "sync": deaf_thread}[kind].defer_async()
+    await app.configure_task(kind).defer_async()
     worker = Worker(app, install_signal_handlers=False, shutdown_graceful_timeout=10)
     async with ran(worker) as told:
         await (started.wait if kind == "async" else gate.wait_entered)()
