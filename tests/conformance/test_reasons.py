@@ -33,7 +33,7 @@ ENDS = [
 async def claimed(store: JobStore, worker_id: int, *, queueing_lock: str | None = None) -> int:
     """The id of a job that this worker runs."""
     await store.run(DeferJobs([Job(task_name="t", queueing_lock=queueing_lock)]))
-    [job] = await store.run(FetchJobs(worker_id, None, 1))
+    [job] = (await store.run(FetchJobs(worker_id, None, 1))).jobs
     assert job.id is not None
     return job.id
 
@@ -119,5 +119,5 @@ async def test_a_deploy_or_a_death_does_not_undo_a_users_cancel(
     done = Completion(job_id=job_id, attempts=0, status=Status.TODO, retry=retry, reason=reason)
     [answer] = await store.run(FinishJobs(worker_id, [done]))
     assert answer.status is Status.ABORTED
-    assert await store.run(FetchJobs(worker_id, None, 9)) == []
+    assert (await store.run(FetchJobs(worker_id, None, 9))).jobs == []
     assert (await last_event(store, job_id)).reason == f"{reason}; user_request"
