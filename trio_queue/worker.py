@@ -187,7 +187,7 @@ class Worker:
         self.app.perform_import_paths()
         async with opened(self.app.connector), self.app.connector.open_store() as store:
             database = Database(store, self._reporter.logger)
-            self._stages.away_since = lambda: database.away_since
+            self._stages.away_since = lambda: database.lost_since
             lease = Lease(
                 database=database,
                 options=self.options,

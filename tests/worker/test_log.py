@@ -12,6 +12,7 @@ import trio.testing
 from tests.fix_worker import FaultyConnector, Steps, ThreadGate, ran, wait_until, work, working
 from trio_queue import App, RetryStrategy, Worker
 from trio_queue.exceptions import ConnectorException, JobAborted, OutcomesNotWritten
+from trio_queue.store import Outages
 from trio_queue.testing import FaultyStore
 from trio_queue.worker import Stage
 
@@ -449,3 +450,27 @@ async def test_a_drain_gives_back_with_a_line_what_a_lost_claim_held(
         await hung.wait_hit()
     [line] = lines(caplog, "released_jobs")
     assert line == "Gave back the jobs of claims that were not answered: 1"
+
+
+async def test_an_outage_is_told_from_the_first_lost_connection_on(
+    app: App,
+    caplog: pytest.LogCaptureFixture,
+    store: FaultyStore,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    told: list[Outages] = []
+    monkeypatch.setattr(store, "tell_outages", told.append)
+
+    await app.task(name="job")(trio.sleep).defer_async(seconds=13)
+    async with working(app) as worker:
+        await trio.sleep(1)
+        told[0].began("heartbeat", ConnectorException("cut"))
+        await trio.sleep(2)
+        worker.stop()
+        await trio.sleep(6)
+        told[0].ended("heartbeat")
+    first, second, third = lines(caplog, "worker_stage")
+    assert "; the database is away for 2.0 s; " in first
+    assert "; the database is away for 7.0 s; " in second
+    assert "database" not in third

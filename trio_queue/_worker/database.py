@@ -43,6 +43,11 @@ class Database:
         self._back_since = -math.inf
         store.tell_outages(self)
 
+    @property
+    def lost_since(self) -> float:
+        """Since when some connection is lost, by Trio's clock; infinity: none is."""
+        return self._lost_since if self._lost else math.inf
+
     async def run(self, verb: Verb[R], *, bound: float = WRITE_BOUND) -> R:
         """Say something and wait for the answer, `bound` seconds at most.
 
