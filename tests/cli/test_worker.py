@@ -114,6 +114,9 @@ def test_json_lines_carry_what_they_are_about(
     assert success["level"] == "info"
     assert "ValueError: as it was meant" in by_action["job_error"]["exception"]
     assert by_action["start_worker"]["worker"]["name"] == "night"
+    stage = by_action["worker_stage"]
+    assert (stage["stage"], stage["who"]) == ("draining", "wait=False, no job is left")
+    assert (stage["running"], stage["not_begun"], stage["unwritten"]) == (0, 0, 0)
     assert "stop_worker" in by_action
 
 

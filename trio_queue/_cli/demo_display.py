@@ -185,9 +185,10 @@ def show_summary(console: Console, jobs: Sequence[Job]) -> None:
     console.print("What became of them:", style="bold")
     console.print(count_table(console, jobs))
     if waiting := _count(jobs, "todo"):
+        told = "1 job still waits" if waiting == 1 else f"{waiting} jobs still wait"
         console.print(
-            f"{waiting} jobs still wait: the worker was stopped before them, and the next one "
-            "would run them. The next demo removes them.",
+            f"{told}: the worker was stopped before that, and the next one would run what is left. "
+            "The next demo removes it.",
             soft_wrap=True,
         )
     console.print()

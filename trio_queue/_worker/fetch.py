@@ -165,9 +165,8 @@ class Fetcher:
         while self._unanswered:
             try:
                 async with self.claiming:
-                    if (
-                        self._unanswered
-                    ):  # it may have been a rescue's, which was answered meanwhile
+                    # It may have been a rescue's claim, which was answered meanwhile.
+                    if self._unanswered:
                         await self._release()
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
