@@ -102,6 +102,26 @@ def test_with_exec_as_its_last_line_a_shell_may_come_first(
     assert jobs(on_queue) == {1: "succeeded"}
 
 
+#: Not stopped yet by anything that it handles itself, as while Python imports.
+IMPORTS = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+print("Starting worker soon", flush=True)
+signal.sigwait([signal.SIGUSR1])
+print("it was not stopped")
+"""
+
+
+def test_a_first_process_is_not_stopped_by_a_signal_that_it_does_not_handle_yet(
+    start_first: Callable[..., tuple[Process, int]],
+) -> None:
+    process, first = start_first(sys.executable, "-c", IMPORTS)
+    os.kill(first, signal.SIGTERM)
+    os.kill(first, signal.SIGUSR1)
+    assert process.wait_end() == 0
+    assert "it was not stopped" in process.said
+
+
 @pytest.mark.promise("What is promised / 11", "What happened to a job / worker_died")
 def test_what_a_manager_kills_after_its_limit_is_rescued(
     start_python: Callable[..., Process], run: Callable[..., Result], on_queue: str

@@ -73,7 +73,8 @@ def test_two_signals_abort(
     worker = start("--app", APP, "worker", terminal=True)
     worker.wait_said("Starting job for_ever")
     worker.send(signal.SIGINT)
-    worker.wait_said("ask again to abort")
+    worker.wait_said("draining (SIGINT): 1 job runs, for_ever[1]() for ")
+    worker.wait_said("ask again to abort (Ctrl-C)")
     worker.send(signal.SIGINT)
     assert worker.wait_end() == 0, worker.said
     assert statuses(on_queue) == {1: "aborted"}
