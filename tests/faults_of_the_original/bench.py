@@ -98,7 +98,9 @@ class SlowToStop:
         except trio.Cancelled:
             self.reasons.append(context.should_abort())
             self.cleaning.set()
-            with trio.move_on_after(PATIENCE / 2, shield=True):  # a test that failed lets nobody end
+            with trio.move_on_after(
+                PATIENCE / 2, shield=True
+            ):  # a test that failed lets nobody end
                 await self.may_end.wait()
             self.reasons.append(context.should_abort())
             raise
@@ -216,7 +218,7 @@ def refuse(bench: Bench, status: str, how: str, times: int) -> None:
 
 def refusals(bench: Bench) -> int:
     """How many statements `refuse` has looked at."""
-    return bench.value("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM refused")
+    return int(bench.value("SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM refused"))
 
 
 @contextlib.contextmanager
