@@ -26,27 +26,26 @@ async def test_03_a_draining_worker_keeps_its_jobs(bench: Bench) -> None:
     job = slow_to_stop(bench)
     ids = bench.defer("slow")
     draining = bench.worker(**SHORT)
-    async with ended_by(draining) as ended, bench.working(**SHORT):
+    async with ended_by(draining) as ended:
         await job.has_started()
-        draining.stop()
-        await reaches(draining, Stage.DRAINING)
-        since = bench.value("SELECT now()")
-        # Until its lease would have run out twice.
-        await eventually(
-            lambda: bool(
-                bench.rows(
-                    "SELECT id FROM procrastinate_workers WHERE id = %s"
-                    " AND last_heartbeat > %s::timestamptz + make_interval(secs => %s)",
-                    draining.worker_id,
+        async with bench.working(**SHORT):
+            draining.stop()
+            await reaches(draining, Stage.DRAINING)
+            since = bench.value("SELECT now()")
+
+            def outlived_its_lease_twice() -> bool:
+                return bench.rows(
+                    "SELECT last_heartbeat > %s::timestamptz + make_interval(secs => %s)"
+                    "  FROM procrastinate_workers WHERE id = %s",
                     since,
                     2 * LEASE,
-                )
-            ),
-            "heartbeats of the worker that drains",
-        )
-        assert events(bench, ids[0]) == ["deferred", "started"]
-        job.may_end.set()
-        await bench.all_ended()
+                    draining.worker_id,
+                ) == [(True,)]
+
+            await eventually(outlived_its_lease_twice, "heartbeats of the worker that drains")
+            assert events(bench, ids[0]) == ["deferred", "started"]
+            job.may_end.set()
+            await bench.all_ended()
     assert ended == [None]
     assert events(bench, ids[0]) == ["deferred", "started", "succeeded"]
     await bench.is_quiet()
