@@ -112,32 +112,52 @@ async def defer_all(app: App) -> None:
 Interrupt = Callable[[Worker, trio.CancelScope], object]
 
 
-def run_and_interrupt(conninfo: str, witness: Witness, step: int, interrupt: Interrupt) -> Run:
-    """Run a worker to its end, interrupted before one step; look at the connections that are left."""
+def run_and_interrupt(
+    conninfo: str, witness: Witness, step: int, interrupt: Interrupt, opened_by: str = "us"
+) -> Run:
+    """Run a worker to its end, interrupted before one step; look at the connections that are left.
+
+    Args:
+        conninfo: The database.
+        witness: Who looks.
+        step: Before which step.
+        interrupt: What is done there.
+        opened_by: Who opens the App: "us", or "the worker".
+    """
     run = make_run(conninfo)
     stepwise = Stepwise()
     scope = trio.CancelScope()
     where = f"interrupted before step {step}"
 
+    async def run_worker() -> None:
+        stepwise.arm(step, lambda: interrupt(run.worker, scope))
+        with scope:
+            await run.worker.run()
+        run.steps = stepwise.disarm()
+
     async def main() -> None:
-        with trio.fail_after(PATIENCE):
-            async with run.app.open_async():
-                await defer_all(run.app)
-                stepwise.arm(step, lambda: interrupt(run.worker, scope))
-                with scope:
-                    await run.worker.run()
-                run.steps = stepwise.disarm()
+        async with run.app.open_async():
+            await defer_all(run.app)
+            if opened_by == "us":
+                await run_worker()
                 assert_pool_is_whole(pool_of(run.app), where)
                 await nobody_is_busy(witness, where)
                 await run.app.job_manager.list_jobs_async(limit=1)
                 assert_pool_is_whole(pool_of(run.app), where)
+        if opened_by == "the worker":
+            await run_worker()
+            assert not run.app.connector.is_open()
         await eventually(
             lambda: not witness.sessions(), lambda: f"{where}: {witness.sessions()} to end"
         )
 
+    async def bounded() -> None:
+        with trio.fail_after(PATIENCE):
+            await main()
+
     with pytest.MonkeyPatch.context() as monkeypatch:
         watch_store(monkeypatch, run.unclean)
-        trio.run(main, instruments=[stepwise])
+        trio.run(bounded, instruments=[stepwise])
     return run
 
 
@@ -167,7 +187,8 @@ INTERRUPTS: dict[str, tuple[Interrupt, int]] = {
     "cancel": (lambda _, scope: scope.cancel(), 13),
     "stop and abort": (stop_and_abort, 19),
 }
-SPARSE = 29
+SPARSE = 19
+OPENED_BY = ("us", "the worker")
 
 
 @attrs.frozen
@@ -232,8 +253,9 @@ def witness(queue_database: str) -> Iterator[Witness]:
     witness.close()
 
 
-def test_undisturbed_every_job_ends(queue_database: str, witness: Witness) -> None:
-    run = run_and_interrupt(queue_database, witness, ENOUGH, INTERRUPTS["stop"][0])
+@pytest.mark.parametrize("opened_by", OPENED_BY)
+def test_undisturbed_every_job_ends(queue_database: str, witness: Witness, opened_by: str) -> None:
+    run = run_and_interrupt(queue_database, witness, ENOUGH, INTERRUPTS["stop"][0], opened_by)
     assert_nothing_is_lost(witness, run, "undisturbed")
     assert_nobody_is_punished(witness, "undisturbed")
     assert [row.status for row in rows(witness)] == ["succeeded"] * (len(JOBS) + 1)
@@ -241,14 +263,15 @@ def test_undisturbed_every_job_ends(queue_database: str, witness: Witness) -> No
 
 
 @pytest.mark.timeout(0)
+@pytest.mark.parametrize("opened_by", OPENED_BY)
 @pytest.mark.parametrize("how", INTERRUPTS)
 def test_interrupted_at_any_step_no_job_is_lost_and_no_connection_dirty(
-    queue_database: str, witness: Witness, how: str
+    queue_database: str, witness: Witness, how: str, opened_by: str
 ) -> None:
     interrupt, first = INTERRUPTS[how]
     for step in steps_to_try(SPARSE, first):
         witness.forget()
-        run = run_and_interrupt(queue_database, witness, step, interrupt)
+        run = run_and_interrupt(queue_database, witness, step, interrupt, opened_by)
         where = f"{how} before step {step} of {run.steps}"
         assert_nothing_is_lost(witness, run, where)
         if how in {"stop", "cancel"}:
