@@ -79,6 +79,14 @@ def driver(session: nox.Session, psycopg: str) -> None:
 
 
 @nox.session
+def checkpoints(session: nox.Session) -> None:
+    """Cancel at every step of a worker's whole run, where `tests` tries a few of them: minutes."""
+    session.install("-e", ".[embedded]", *group("test"))
+    session.env["TRIO_QUEUE_TEST_STRIDE"] = "1"
+    session.run("pytest", "tests/checkpoints", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, the floors, and dependencies that are used and declared."""
     session.install("-e", ".", *group("lint"))

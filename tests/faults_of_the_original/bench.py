@@ -76,6 +76,12 @@ class FaultyBench(Bench):
         self.app.job_manager.connector = connector
 
 
+async def run_on() -> None:
+    """What a job does that only a cancel ends; or its own patience, where a test fails."""
+    await trio.sleep(2 * PATIENCE)
+    raise AssertionError("the test has forgotten this job")
+
+
 class SlowToStop:
     """An async job that ends when it is let; cancelled, it cleans up until it is let.
 
@@ -153,9 +159,12 @@ async def reaches(worker: Worker, stage: Stage) -> None:
 async def ended_by(
     worker: Worker, scope: trio.CancelScope | None = None
 ) -> AsyncGenerator[list[BaseException | None]]:
-    """Run a worker beside the block, in a scope; the list tells what `run()` raised, or None.
+    """Run a worker beside the block, in a scope, and wait for its end.
 
-    The worker is aborted where the block raises, so that a failing test ends.
+    The worker is aborted where the block raises, or it does not end, so that a failing test does.
+
+    Yields:
+        What `run()` raised, once it has ended; None where it returned.
     """
     ended: list[BaseException | None] = []
 
@@ -174,6 +183,7 @@ async def ended_by(
         nursery.start_soon(run)
         try:
             yield ended
+            await eventually(lambda: bool(ended), "the end of run()")
         except BaseException:
             worker.abort()
             raise

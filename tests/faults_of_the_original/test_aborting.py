@@ -15,6 +15,7 @@ from tests.faults_of_the_original.bench import (
     heard,
     reaches,
     reasons,
+    run_on,
     slow_to_stop,
 )
 from tests.fix_worker import ThreadGate
@@ -39,7 +40,7 @@ async def test_04_a_users_abort_is_heard_while_draining(bench: Bench, by: str) -
     @bench.app.task(name="job")
     async def job() -> None:
         started.set()
-        await trio.sleep_forever()
+        await run_on()
 
     ids = bench.defer("job")
     options = {"listen_notify": False, "abort_job_polling_interval": 0.05} if by == "poll" else {}
@@ -109,18 +110,20 @@ async def test_15_a_users_abort_is_never_retried(bench: Bench, ends: str) -> Non
     async def job() -> None:
         started.set()
         try:
-            await trio.sleep_forever()
+            await run_on()
         except trio.Cancelled:
             if ends == "by its cancel":
                 raise
             raise ValueError("its own") from None
 
     ids = bench.defer("job")
-    async with bench.app.open_async(), bench.working():
+    worker = bench.worker()
+    async with bench.app.open_async(), ended_by(worker):
         await within_patience(started.wait)
         await ask_for_abort(bench, ids[0])
         status = "aborted" if ends == "by its cancel" else "failed"
         await bench.all_ended(ids, status)
+        worker.stop()
     assert bench.statuses() == {ids[0]: (status, 1)}
     assert bench.value("SELECT abort_requested FROM procrastinate_jobs") is False
     assert events(bench, ids[0]) == ["deferred", "started", "abort_requested", status]
@@ -159,7 +162,7 @@ async def test_18_what_a_sync_function_returns_to_be_awaited_is_cancelled(
 
     async def rest() -> None:
         started.set()
-        await trio.sleep_forever()
+        await run_on()
 
     @bench.app.task(name="job")
     def job() -> Awaitable[None]:

@@ -198,8 +198,10 @@ async def test_24_a_service_that_ignores_its_cancel_holds_no_stop(
         await within_patience(hold.reached.wait)
         wired.gate.set()
         worker.stop()
-        await eventually(lambda: bool(ended), "the end of run()")
-        hold.let_go.set()
+        try:
+            await eventually(lambda: bool(ended), "the end of run()")
+        finally:
+            hold.let_go.set()
     assert ended == [None]
     assert swallowed
     assert watch.cancels > 0

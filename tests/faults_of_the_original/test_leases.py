@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.faults_of_the_original.bench import ended_by, events, reaches, reasons, slow_to_stop
-from tests.waiting import eventually, within_patience
+from tests.waiting import PATIENCE, eventually, within_patience
 from tests.worker_on_postgres.bench import Bench, told
 from trio_queue import JobContext
 from trio_queue.completion import WORKER_DIED
@@ -62,13 +62,12 @@ async def test_07_who_no_longer_holds_a_job_cannot_end_it(
     @bench.app.task(name="job", pass_context=True)
     async def job(context: JobContext) -> None:
         started[context.job.attempts].set()
-        await may_end[context.job.attempts].wait()
+        await within_patience(may_end[context.job.attempts].wait, 2 * PATIENCE)
 
     ids = bench.defer("job")
     async with bench.app.open_async(), bench.working() as stale:
         await within_patience(started[0].wait)
-        # Nobody is notified of a job that is retried by hand: it is found by looking.
-        async with bench.working(fetch_job_polling_interval=0.05) as owner:
+        async with bench.working() as owner:
             await bench.app.job_manager.retry_job_by_id_async(ids[0], bench.app.connector.now())
             await within_patience(started[1].wait)
             may_end[0].set()

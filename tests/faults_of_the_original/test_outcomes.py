@@ -13,6 +13,7 @@ from tests.faults_of_the_original.bench import (
     reasons,
     refusals,
     refuse,
+    run_on,
 )
 from tests.waiting import eventually, within_patience
 from tests.worker_on_postgres.bench import Bench
@@ -28,7 +29,7 @@ async def test_06_a_write_that_fails_loses_no_job(bench: Bench, how: str) -> Non
     @bench.app.task(name="job", retry=True, queueing_lock="one waits", lock="one runs")
     async def job(fails: bool) -> None:
         if fails:
-            await failing.wait()
+            await within_patience(failing.wait)
             raise ValueError
 
     refuse(bench, "succeeded", how, times=3)
@@ -102,9 +103,9 @@ async def test_17_a_stray_cancel_is_no_abort_and_an_exit_is_heard(
         raise kept[0]
 
     @bench.app.task(name="other")
-    async def run_on() -> None:
+    async def other() -> None:
         running.set()
-        await trio.sleep_forever()
+        await run_on()
 
     @bench.app.task(name="exits", retry=True)
     async def leave() -> None:
