@@ -167,6 +167,7 @@ async def ended_by(
         What `run()` raised, once it has ended; None where it returned.
     """
     ended: list[BaseException | None] = []
+    over = trio.Event()
 
     async def run() -> None:
         try:
@@ -178,12 +179,13 @@ async def ended_by(
             ended.append(error)
         else:
             ended.append(None)
+        over.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run)
         try:
             yield ended
-            await eventually(lambda: bool(ended), "the end of run()")
+            await within_patience(over.wait)
         except BaseException:
             worker.abort()
             raise

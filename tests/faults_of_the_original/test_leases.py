@@ -42,9 +42,11 @@ async def test_03_a_draining_worker_keeps_its_jobs(bench: Bench) -> None:
                     draining.worker_id,
                 ) == [(True,)]
 
-            await eventually(outlived_its_lease_twice, "heartbeats of the worker that drains")
-            assert events(bench, ids[0]) == ["deferred", "started"]
-            job.may_end.set()
+            try:
+                await eventually(outlived_its_lease_twice, "heartbeats of the worker that drains")
+                assert events(bench, ids[0]) == ["deferred", "started"]
+            finally:
+                job.may_end.set()
             await bench.all_ended()
     assert ended == [None]
     assert events(bench, ids[0]) == ["deferred", "started", "succeeded"]
