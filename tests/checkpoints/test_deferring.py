@@ -37,7 +37,7 @@ def witness(queue_database: str) -> Iterator[Witness]:
 
 
 class Desk:
-    """An open App, and calls of it that are cancelled at a chosen step."""
+    """An open App, and calls of it that are cancelled at a chosen place."""
 
     def __init__(self, app: App, witness: Witness, stepwise: Stepwise) -> None:
         self.app = app
@@ -70,24 +70,24 @@ class Desk:
     def status(self, job_id: int) -> str:
         return str(self.witness.value("SELECT status FROM procrastinate_jobs WHERE id=%s", job_id))
 
-    async def cancelled_at(self, step: int, call: Callable[[], Awaitable[object]]) -> bool | None:
-        """Make a call that is cancelled before one step, and look at what it leaves behind.
+    async def cancelled_at(self, place: int, call: Callable[[], Awaitable[object]]) -> bool | None:
+        """Make a call that is cancelled at one place (see `Stepwise`), and look at what it leaves behind.
 
         Returns:
-            Whether it returned nevertheless; None: it was over before this step.
+            Whether it returned nevertheless; None: it was over before.
         """
         returned = False
         with trio.fail_after(60), trio.CancelScope() as scope:
-            self._stepwise.arm(step, scope.cancel)
+            self._stepwise.arm(place, scope.cancel)
             await call()
             returned = True
             self._stepwise.disarm()
-        steps = self._stepwise.disarm()
-        where = f"cancelled before step {step} of {steps}"
+        places = self._stepwise.disarm()
+        where = f"cancelled at place {place} of {places}"
         assert returned is not scope.cancelled_caught, where
         assert_pool_is_whole(pool_of(self.app), where)
         await nobody_is_busy(self.witness, where)
-        return None if steps < step else returned
+        return None if places < place else returned
 
 
 @asynccontextmanager
@@ -111,18 +111,18 @@ async def open_desk(conninfo: str, witness: Witness, pool: str) -> AsyncGenerato
             await trio.sleep(0.005)
 
 
-async def each_step(
+async def each_place(
     desk: Desk, make: Callable[[], tuple[Callable[[], Awaitable[object]], Any]]
 ) -> AsyncGenerator[tuple[bool, Any]]:
-    """Cancel calls at one step after the other, until one is over before its step.
+    """Cancel calls at one place after the other, until one is over before it.
 
     Args:
         desk: Where they are made.
         make: Makes a call, and what the test wants to know of it afterwards.
     """
-    for step in range(1, ENOUGH):
+    for place in range(1, ENOUGH):
         call, told = make()
-        returned = await desk.cancelled_at(step, call)
+        returned = await desk.cancelled_at(place, call)
         if returned is None:
             return
         yield returned, told
@@ -144,7 +144,7 @@ async def test_a_defer_is_done_or_not(
             batch = [{"number": number} for number in range(jobs)]
             return lambda: deferrer.batch_defer_async(*batch), desk.count()
 
-        async for returned, before in each_step(desk, make):
+        async for returned, before in each_place(desk, make):
             found.add((returned, desk.count() - before))
     # Done or not, all of them or none; what was told to be done is done.
     assert found <= {(True, jobs), (False, jobs), (False, 0)}
@@ -165,7 +165,7 @@ async def test_a_job_is_deferred_in_the_callers_transaction_or_not(
             async with connection.transaction():
                 await desk.app.configure_task("work", connection=connection).defer_async()
 
-        async for returned, before in each_step(desk, lambda: (defer, desk.count())):
+        async for returned, before in each_place(desk, lambda: (defer, desk.count())):
             assert not connection.closed
             assert connection.info.transaction_status == pq.TransactionStatus.IDLE
             found.add((returned, desk.count() - before))
@@ -199,7 +199,7 @@ async def test_a_job_is_changed_or_not(
             job_id = desk.insert(before)
             return lambda: verb(desk, job_id), job_id
 
-        async for returned, job_id in each_step(desk, make):
+        async for returned, job_id in each_place(desk, make):
             found.add((returned, desk.status(job_id)))
     assert found <= {(True, after), (False, after), (False, before)}
     assert (False, before) in found
@@ -217,7 +217,7 @@ async def test_an_abort_is_asked_for_or_not(
             manager = desk.app.job_manager
             return lambda: manager.cancel_job_by_id_async(job_id, abort=True), job_id
 
-        async for returned, job_id in each_step(desk, make):
+        async for returned, job_id in each_place(desk, make):
             asked = "SELECT abort_requested FROM procrastinate_jobs WHERE id = %s"
             found.add((returned, witness.value(asked, job_id)))
     assert found <= {(True, True), (False, True), (False, False)}
@@ -252,6 +252,6 @@ async def test_a_question_is_answered_or_not(
         async def call() -> None:
             assert is_right(await ask(desk.app))
 
-        async for returned, _ in each_step(desk, lambda: (call, None)):
+        async for returned, _ in each_place(desk, lambda: (call, None)):
             cancelled += not returned
     assert cancelled

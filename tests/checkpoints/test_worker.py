@@ -1,6 +1,6 @@
 """Stopped, aborted or cancelled at each step of a whole run, on a real server.
 
-By default sparse steps are tried; `TRIO_QUEUE_TEST_STRIDE=1` tries every one of them.
+By default sparse places are tried; `TRIO_QUEUE_TEST_STRIDE=1` tries every one of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.checkpoints.looking import (
     nobody_is_busy,
     pool_of,
 )
-from tests.checkpoints.stepping import ENOUGH, Stepwise, steps_to_try
+from tests.checkpoints.stepping import ENOUGH, Stepwise, places_to_try
 from tests.fix_worker import stage_of
 from tests.waiting import eventually
 from trio_queue import App, JobContext, PsycopgConnector, RetryStrategy
@@ -47,7 +47,7 @@ class Run:
     worker: Worker
     #: How often the body of each job came to its end.
     completed: Counter[int] = attrs.field(factory=Counter[int])
-    steps: int = 0
+    places: int = 0
     #: Connections of the worker's store that it closed while they were not at rest.
     unclean: list[str] = attrs.field(factory=list[str])
 
@@ -113,27 +113,27 @@ Interrupt = Callable[[Worker, trio.CancelScope], object]
 
 
 def run_and_interrupt(
-    conninfo: str, witness: Witness, step: int, interrupt: Interrupt, opened_by: str = "us"
+    conninfo: str, witness: Witness, place: int, interrupt: Interrupt, opened_by: str = "us"
 ) -> Run:
-    """Run a worker to its end, interrupted before one step; look at the connections that are left.
+    """Run a worker to its end, interrupted at one place; look at the connections that are left.
 
     Args:
         conninfo: The database.
         witness: Who looks.
-        step: Before which step.
+        place: Where: see `Stepwise`.
         interrupt: What is done there.
         opened_by: Who opens the App: "us", or "the worker".
     """
     run = make_run(conninfo)
     stepwise = Stepwise()
     scope = trio.CancelScope()
-    where = f"interrupted before step {step}"
+    where = f"interrupted at place {place}"
 
     async def run_worker() -> None:
-        stepwise.arm(step, lambda: interrupt(run.worker, scope))
+        stepwise.arm(place, lambda: interrupt(run.worker, scope))
         with scope:
             await run.worker.run()
-        run.steps = stepwise.disarm()
+        run.places = stepwise.disarm()
 
     async def main() -> None:
         async with run.app.open_async():
@@ -180,7 +180,7 @@ def stop_and_abort(worker: Worker, _: trio.CancelScope) -> None:
     worker.abort()
 
 
-#: What is done, where sparse steps begin, and how far they are apart.
+#: What is done, where sparse places begin, and how far they are apart.
 INTERRUPTS: dict[str, tuple[Interrupt, int]] = {
     "stop": (lambda worker, _: worker.stop(), 3),
     "abort": (lambda worker, _: worker.abort(), 7),
@@ -259,7 +259,7 @@ def test_undisturbed_every_job_ends(queue_database: str, witness: Witness, opene
     assert_nothing_is_lost(witness, run, "undisturbed")
     assert_nobody_is_punished(witness, "undisturbed")
     assert [row.status for row in rows(witness)] == ["succeeded"] * (len(JOBS) + 1)
-    assert 100 < run.steps < ENOUGH
+    assert 200 < run.places < ENOUGH
 
 
 @pytest.mark.timeout(0)
@@ -269,12 +269,12 @@ def test_interrupted_at_any_step_no_job_is_lost_and_no_connection_dirty(
     queue_database: str, witness: Witness, how: str, opened_by: str
 ) -> None:
     interrupt, first = INTERRUPTS[how]
-    for step in steps_to_try(SPARSE, first):
+    for place in places_to_try(SPARSE, first):
         witness.forget()
-        run = run_and_interrupt(queue_database, witness, step, interrupt, opened_by)
-        where = f"{how} before step {step} of {run.steps}"
+        run = run_and_interrupt(queue_database, witness, place, interrupt, opened_by)
+        where = f"{how} at place {place} of {run.places}"
         assert_nothing_is_lost(witness, run, where)
         if how in {"stop", "cancel"}:
             assert_nobody_is_punished(witness, where)
-        if run.steps < step:
+        if run.places < place:
             return  # the run was over before

@@ -16,7 +16,7 @@ from tests.worker_on_postgres.bench import Bench
 from trio_queue import JobContext, PsycopgConnector
 from trio_queue._worker.fetch import Fetcher
 from trio_queue.jobs import AbortReason
-from trio_queue.store import Heartbeat, JobStore, Notifications, Verb
+from trio_queue.store import Heartbeat, JobStore, Notifications, Outages, Verb
 from trio_queue.testing import FaultyStore
 from trio_queue.worker import Stage, Worker
 
@@ -39,6 +39,9 @@ class _Opened:
 
     def is_transient(self, error: BaseException) -> bool:
         return self._store.is_transient(error)
+
+    def tell_outages(self, outages: Outages) -> None:
+        self._store.tell_outages(outages)
 
     def listen(self, queues: Sequence[str] | None) -> AbstractAsyncContextManager[Notifications]:
         return self._store.listen(queues)
