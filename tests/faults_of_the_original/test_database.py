@@ -152,18 +152,24 @@ async def test_22_no_job_waits_for_the_poll(
     """The original drops what is notified during a fetch; successors of locks and retries wait, too."""
     was_heard = heard(monkeypatch, "ring")
     claim = faulty.store.hang(FetchJobs, after=True)
-    async with faulty.working(concurrency=3, fetch_job_polling_interval=3600):
+    async with faulty.working(concurrency=3, fetch_job_polling_interval=3600) as worker:
+
+        async def all_ended() -> None:
+            await faulty.all_ended()
+            # What a row that is written wakes must not be what the next job needs.
+            await eventually(lambda: not faulty.in_hands(worker), "the worker's hands to be empty")
+
         await within_patience(claim.wait_hit)  # it has found nothing
         notified = faulty.defer()
         await within_patience(was_heard.wait)
         claim.release()
-        await faulty.all_ended()
+        await all_ended()
         of_one_lock = faulty.defer(count=3, lock="one")
-        await faulty.all_ended()
+        await all_ended()
         retried = faulty.defer("fail_once")
-        await faulty.all_ended()
+        await all_ended()
         scheduled = faulty.defer(scheduled_in=0.3)
-        await faulty.all_ended()
+        await all_ended()
     assert faulty.statuses() == {
         **dict.fromkeys([*notified, *of_one_lock, *scheduled], ("succeeded", 1)),
         retried[0]: ("succeeded", 2),
