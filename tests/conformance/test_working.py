@@ -24,6 +24,7 @@ from trio_queue.store import (
     ListStalledJobs,
     ListWorkers,
     PruneStalledWorkers,
+    RetryJob,
     UnregisterWorker,
     UpdateHeartbeat,
     UpdateWorkerStage,
@@ -97,6 +98,16 @@ async def test_a_claim_of_fewer_than_asked_tells_when_the_next_is_due(
     assert len(other.jobs) == 1  # the due one, which is not what comes next
     assert other.next_in is not None
     assert other.next_in > 1e9
+
+
+async def test_a_retry_for_later_is_told(store: JobStore, worker_id: int) -> None:
+    """A worker that has nothing to do would sleep beyond it."""
+    await store.run(DeferJobs([Job(task_name="a")]))
+    [job] = (await store.run(FetchJobs(worker_id, None, 1))).jobs
+    assert job.id is not None
+    async with store.listen(None) as notifications:
+        await store.run(RetryJob(job_id=job.id, retry_at=FUTURE))
+        assert list(await notifications.wait()) == [JobInserted()]
 
 
 async def test_one_job_of_a_lock_at_a_time(store: JobStore, worker_id: int) -> None:

@@ -346,7 +346,7 @@ def woken(listening: Connection) -> list[tuple[str, int]]:
     return sorted(found)
 
 
-def test_a_retried_job_wakes_its_queue_when_it_is_due(
+def test_a_retried_job_wakes_its_queue_for_later_too(
     connection: Connection, worker: int, listening: Connection
 ) -> None:
     first = claimed(connection, worker)
@@ -358,7 +358,7 @@ def test_a_retried_job_wakes_its_queue_when_it_is_due(
         "retry_in": [None, 60.0],
     }
     finish(connection, worker, [first, second], "todo", **said)
-    assert woken(listening) == [("other", first), (ANY_CHANNEL, first)]
+    assert woken(listening) == [("other", first), (ANY_CHANNEL, second), ("q", second)]
 
 
 def test_many_released_jobs_wake_each_queue_once(

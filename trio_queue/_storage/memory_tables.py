@@ -250,10 +250,10 @@ class Tables:
     # -- news -----------------------------------------------------------------------------------
 
     def _tell_ready(self, row: JobRow, before: JobRow) -> None:
-        """News of jobs that may start now although nobody inserted them: this one, or its lock's next."""
+        """News of jobs that wait although nobody inserted them: this one, or its lock's next."""
         if row["status"] == before["status"]:
             return
-        if row["status"] == "todo" and self._is_due(row):
+        if row["status"] == "todo":  # for later, too
             self._news.append(News(row["queue_name"], JobInserted()))
         if row["status"] != "doing" and before["status"] in {"todo", "doing"}:
             self._tell_free(before["lock"])

@@ -83,7 +83,8 @@ BEGIN
                -- It held this lock, or stood first for it, and does so no more.
                CASE WHEN n.status <> 'doing' AND o.status IN ('todo', 'doing') AND n.status <> o.status
                     THEN o.lock END AS free_lock,
-               n.status = 'todo' AND o.status <> 'todo' AND (n.scheduled_at IS NULL OR n.scheduled_at <= now()) AS ready
+               -- For later, too: a worker that has nothing to do sleeps until the next moment that it knows of.
+               n.status = 'todo' AND o.status <> 'todo' AS ready
           FROM old_rows o JOIN new_rows n ON n.id = o.id),
     written AS (
         INSERT INTO procrastinate_events (job_id, type) SELECT id, happened FROM changed WHERE happened IS NOT NULL)
