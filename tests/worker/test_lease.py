@@ -18,6 +18,7 @@ from trio_queue import App, JobContext
 from trio_queue.jobs import AbortReason
 from trio_queue.store import (
     FetchJobs,
+    FinishJobs,
     RegisterWorker,
     UnregisterWorker,
     UpdateHeartbeat,
@@ -88,6 +89,26 @@ async def test_a_job_that_ends_before_its_lost_row_is_noticed_is_written_under_t
         await trio.sleep(1)
         assert connector.statuses == ["succeeded"]
         assert worker.worker_id != before
+    assert connector.event_types(1) == ["deferred", "started", "succeeded"]
+
+
+async def test_a_job_whose_lost_row_is_noticed_while_its_write_fails_is_written_under_the_new_one(
+    app: App, connector: FaultyConnector, store: FaultyStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The heartbeat adopts it between two tries: the next one still names the old row."""
+    steps = Steps()
+    await app.task(name="job")(steps.__call__).defer_async()
+    async with working(app) as worker:
+        await trio.sleep(1)
+        before = worker.worker_id
+        prune(connector)
+        failing = store.fail(FinishJobs, times=None)
+        steps.may_end.set()
+        await trio.sleep(11)
+        assert worker.worker_id != before
+        failing.release()
+        await trio.sleep(1)
+        assert connector.statuses == ["succeeded"]
     assert connector.event_types(1) == ["deferred", "started", "succeeded"]
 
 

@@ -92,20 +92,20 @@ class Completer:
         contested = self._contested(batch, answers)
         self._let_go([ended for ended in batch if ended not in contested], answers)
         if contested:
-            await self._settle(contested)
+            await self._settle(contested, verb.worker_id)
 
     def _contested(self, batch: Sequence[Ended], answers: Sequence[Finished]) -> list[Ended]:
         refused = {answer.job_id for answer in answers if answer.status is None}
         return [ended for ended in batch if ended.completion and ended.running.id in refused]
 
-    async def _settle(self, contested: list[Ended]) -> None:
+    async def _settle(self, contested: list[Ended], written_under: int) -> None:
         """Writes that matched no row: the job was taken from us, or the worker's own row was lost.
 
-        In the second case the jobs that nobody has taken yet are ours again under the new id.
+        In the second case the jobs that nobody has taken yet are ours again under the new id; they
+        may be so already, where the heartbeat noticed the loss between two tries.
         """
-        written_under = {ended.running.worker_id for ended in contested}
         await self._lease.check()
-        ours = [ended for ended in contested if ended.running.worker_id not in written_under]
+        ours = [ended for ended in contested if ended.running.worker_id != written_under]
         self._let_go([ended for ended in contested if ended not in ours], [])
         if ours:
             await self._write(ours)
