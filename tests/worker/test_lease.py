@@ -17,6 +17,7 @@ from tests.fix_worker import (
 from trio_queue import App, JobContext
 from trio_queue.jobs import AbortReason
 from trio_queue.store import (
+    AdoptJobs,
     FetchJobs,
     FinishJobs,
     RegisterWorker,
@@ -109,6 +110,26 @@ async def test_a_job_whose_lost_row_is_noticed_while_its_write_fails_is_written_
         failing.release()
         await trio.sleep(1)
         assert connector.statuses == ["succeeded"]
+    assert connector.event_types(1) == ["deferred", "started", "succeeded"]
+
+
+async def test_a_worker_does_not_rescue_its_own_jobs_while_it_adopts_them(
+    app: App, connector: FaultyConnector, store: FaultyStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    steps = Steps()
+    await app.task(name="job")(steps.__call__).defer_async()
+    async with working(app, update_heartbeat_interval=1, stalled_worker_timeout=3) as worker:
+        await trio.sleep(1.5)
+        prune(connector)
+        failing = store.fail(AdoptJobs, times=None)
+        store.lose_lease()  # the heartbeat notices it, and not the rescue
+        await trio.sleep(10)
+        assert connector.jobs[1]["worker_id"] is None
+        failing.release()
+        await trio.sleep(2)
+        assert connector.jobs[1]["worker_id"] == worker.worker_id
+        steps.may_end.set()
+        await trio.sleep(1)
     assert connector.event_types(1) == ["deferred", "started", "succeeded"]
 
 

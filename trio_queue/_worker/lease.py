@@ -57,7 +57,8 @@ class Lease:
         self._logger = logger
         self._id: int | None = None
         self._turns = itertools.count(1)
-        self._renewing = trio.Lock()
+        #: Held while the row is renewed and our jobs settled, and while orphans are taken over.
+        self.renewing = trio.Lock()
         self._heartbeat: Heartbeat | None = None
 
     @property
@@ -141,7 +142,7 @@ class Lease:
         Jobs under the old id that nobody else has by now are ours again; the others are lost, and
         aborted.
         """
-        async with self._renewing:
+        async with self.renewing:
             if self._id != lost_id:
                 return
             await self._insist(self._register)

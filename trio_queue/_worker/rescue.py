@@ -64,7 +64,7 @@ class Rescuer:
         while not await self._shutdown.drains_within(pause):
             worker_id = self._lease.worker_id
             try:
-                found = await self._rescue(worker_id)
+                found = await self._rescue()
             except WorkerGone:
                 await self._lease.renew(worker_id)
                 continue
@@ -78,8 +78,11 @@ class Rescuer:
             interval = self._options.update_heartbeat_interval * random.uniform(0.9, 1.0)  # noqa: S311
             pause = 0.0 if found == LIMIT else interval
 
-    async def _rescue(self, worker_id: int) -> int:
-        async with self._fetcher.claiming:  # a release must not give back what is being taken over
+    async def _rescue(self) -> int:
+        # A release must not give back what is being taken over; and while our row is renewed, our
+        # own jobs are noted as a dead worker's until they are adopted.
+        async with self._lease.renewing, self._fetcher.claiming:
+            worker_id = self._lease.worker_id
             orphans = await self._fetcher.claim(
                 AdoptOrphans(
                     worker_id,
