@@ -133,6 +133,25 @@ async def test_a_worker_does_not_rescue_its_own_jobs_while_it_adopts_them(
     assert connector.event_types(1) == ["deferred", "started", "succeeded"]
 
 
+async def test_a_job_that_ends_while_it_is_being_adopted_is_written_when_it_is(
+    app: App, connector: FaultyConnector, store: FaultyStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    steps = Steps()
+    await app.task(name="job")(steps.__call__).defer_async()
+    async with working(app):
+        await trio.sleep(1)
+        prune(connector)
+        failing = store.fail(AdoptJobs, times=None)
+        store.lose_lease()
+        await failing.wait_hit()
+        steps.may_end.set()
+        await trio.sleep(1)
+        failing.release()
+        await trio.sleep(1)
+        assert connector.statuses == ["succeeded"]
+    assert connector.event_types(1) == ["deferred", "started", "succeeded"]
+
+
 @pytest.mark.promise("Leases and fences / … and another worker has its job by now")
 async def test_jobs_that_another_has_taken_are_aborted_and_nothing_of_them_is_written(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock

@@ -163,7 +163,8 @@ class Lease:
 
     async def check(self) -> None:
         """Find out whether the row is gone, and register anew if it is."""
-        worker_id = self.worker_id
+        async with self.renewing:  # one that is under way settles our jobs first
+            worker_id = self.worker_id
         if not await self._insist(partial(self._database.run, UpdateHeartbeat(worker_id))):
             await self.renew(worker_id)
 
