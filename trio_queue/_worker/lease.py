@@ -57,8 +57,7 @@ class Lease:
         self._logger = logger
         self._id: int | None = None
         self._turns = itertools.count(1)
-        #: Held while the row is renewed and our jobs settled, and while orphans are taken over.
-        self.renewing = trio.Lock()
+        self._renewing = trio.Lock()
         self._heartbeat: Heartbeat | None = None
 
     @property
@@ -142,7 +141,7 @@ class Lease:
         Jobs under the old id that nobody else has by now are ours again; the others are lost, and
         aborted.
         """
-        async with self.renewing:
+        async with self._renewing:
             if self._id != lost_id:
                 return
             await self._insist(self._register)
@@ -161,10 +160,14 @@ class Lease:
                 running.abort(AbortReason.LEASE_LOST)
             self._report_loss(lost_id, kept=len(adopted), lost=lost)
 
+    async def settled_id(self) -> int:
+        """The id of the row, once no registration anew is under way that has yet to adopt our jobs."""
+        async with self._renewing:
+            return self.worker_id
+
     async def check(self) -> None:
         """Find out whether the row is gone, and register anew if it is."""
-        async with self.renewing:  # one that is under way settles our jobs first
-            worker_id = self.worker_id
+        worker_id = await self.settled_id()
         if not await self._insist(partial(self._database.run, UpdateHeartbeat(worker_id))):
             await self.renew(worker_id)
 

@@ -79,10 +79,9 @@ class Rescuer:
             pause = 0.0 if found == LIMIT else interval
 
     async def _rescue(self) -> int:
-        # A release must not give back what is being taken over; and while our row is renewed, our
-        # own jobs are noted as a dead worker's until they are adopted.
-        async with self._lease.renewing, self._fetcher.claiming:
-            worker_id = self._lease.worker_id
+        async with self._fetcher.claiming:  # a release must not give back what is being taken over
+            # Under a new row our own jobs are a dead worker's until they are adopted.
+            worker_id = await self._lease.settled_id()
             orphans = await self._fetcher.claim(
                 AdoptOrphans(
                     worker_id,
