@@ -152,6 +152,27 @@ async def test_a_job_that_ends_while_it_is_being_adopted_is_written_when_it_is(
     assert connector.event_types(1) == ["deferred", "started", "succeeded"]
 
 
+async def test_a_row_that_is_lost_again_before_the_jobs_are_adopted_is_one_more_loss(
+    app: App, connector: FaultyConnector, store: FaultyStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    steps = Steps()
+    await app.task(name="job")(steps.__call__).defer_async()
+    async with working(app) as worker:
+        await trio.sleep(1)
+        prune(connector)
+        adoption = store.hang(AdoptJobs)
+        store.lose_lease()
+        await adoption.wait_hit()
+        prune(connector)
+        adoption.release()
+        await trio.sleep(1)
+        assert connector.jobs[1]["worker_id"] == worker.worker_id
+        assert stage_of(worker) is Stage.RUNNING
+        steps.may_end.set()
+        await trio.sleep(1)
+    assert connector.event_types(1) == ["deferred", "started", "succeeded"]
+
+
 @pytest.mark.promise("Leases and fences / … and another worker has its job by now")
 async def test_jobs_that_another_has_taken_are_aborted_and_nothing_of_them_is_written(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock

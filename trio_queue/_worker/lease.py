@@ -18,7 +18,7 @@ from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database
 from trio_queue._worker.options import Options
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Shutdown
-from trio_queue.exceptions import TrioQueueException
+from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.jobs import AbortReason
 from trio_queue.log import Action, fields
 from trio_queue.store import (
@@ -144,10 +144,15 @@ class Lease:
         async with self._renewing:
             if self._id != lost_id:
                 return
-            await self._insist(self._register)
-            if self._heartbeat is not None:
-                self._heartbeat.renew(self.worker_id)
-            adopted = set(await self._insist(partial(self._adopt, lost_id)))
+            adopted: set[int] | None = None
+            while adopted is None:
+                await self._insist(self._register)
+                if self._heartbeat is not None:
+                    self._heartbeat.renew(self.worker_id)
+                try:
+                    adopted = set(await self._insist(partial(self._adopt, lost_id)))
+                except WorkerGone:
+                    continue  # the new row is gone, too
             lost = [
                 running
                 for running in self._running
