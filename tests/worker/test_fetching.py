@@ -18,6 +18,7 @@ from trio_queue.store import (
     CancelJob,
     Fetched,
     FetchJobs,
+    FinishJobs,
     JobStore,
     ListJobsToAbort,
     ReleaseJobs,
@@ -415,6 +416,31 @@ async def test_a_lost_claim_is_given_back_while_other_jobs_go_on(
         assert connector.statuses == ["doing", "todo"], "others may run it before we have drained"
         steps.may_end.set()
     assert connector.statuses == ["succeeded", "todo"]
+
+
+async def test_a_lost_claim_of_a_job_whose_last_write_is_under_way_is_given_back_after_it(
+    app: App, connector: FaultyConnector, store: FaultyStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Until that write is answered the row counts as in our hands, and is not released."""
+    tries = itertools.count(1)
+
+    @app.task(name="job", retry=True)
+    async def job() -> None:
+        await trio.lowlevel.checkpoint()
+        if next(tries) == 1:
+            raise ValueError
+
+    write = store.hang(FinishJobs, after=True)
+    store.lose_answer(FetchJobs, skip=1)
+    await job.defer_async()
+    async with working(app, concurrency=2):
+        await write.wait_hit()
+        await trio.sleep(2)
+        assert connector.statuses == ["doing"], "claimed anew, and the answer lost"
+        assert ReleaseJobs.name in store.calls
+        write.release()
+        await trio.sleep(1)
+        assert connector.statuses == ["succeeded"]
 
 
 async def test_a_release_that_fails_at_a_stop_is_tried_again(

@@ -172,7 +172,11 @@ class Fetcher:
                 if not self._database.is_transient(error):
                     raise
                 await trio.sleep(backoff.next())
+            else:
+                return
 
     async def _release(self) -> None:
+        # What it kept it may have to give back yet: then it is said again before the next claim.
+        again = self._running.may_hide_claims
         await self._lease.release()
-        self._unanswered = False
+        self._unanswered = again

@@ -110,6 +110,14 @@ class RunningJobs:
         return [*self._jobs, *self._left, *self.taken_over]
 
     @property
+    def may_hide_claims(self) -> bool:
+        """Whether a row that counts as held may have been given back, and claimed anew.
+
+        By a write whose answer has not come, or by whoever took a job of a lost lease.
+        """
+        return any(each.ended or each.reason is AbortReason.LEASE_LOST for each in self)
+
+    @property
     def free_places(self) -> int:
         """How many more may be claimed."""
         return self._places - len(self)
