@@ -9,8 +9,10 @@ import pytest
 import trio
 import trio.testing
 
-from tests.fix_worker import FaultyConnector, Steps, work, working
+from tests.fix_worker import FaultyConnector, Steps, ran, work, working
 from trio_queue import App, BaseRetryStrategy, RetryDecision, Worker
+from trio_queue._worker.complete import Completer
+from trio_queue._worker.report import Ended
 from trio_queue.exceptions import ConnectorException, OutcomesNotWritten
 from trio_queue.jobs import Job
 from trio_queue.store import FinishJobs
@@ -200,6 +202,27 @@ async def test_the_pauses_between_tries_are_capped(
         assert fault.hits >= 100 / 1.05, "at least about one a second"
         assert fault.hits <= 100 / 0.5, "and not many more"
         fault.release()
+
+
+async def test_a_bug_in_writing_ends_the_worker_and_does_not_hold_it(
+    app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> list[Ended]:
+        monkeypatch.undo()
+        raise RuntimeError("a bug")
+
+    steps = Steps()
+    await app.task(name="waits")(steps.__call__).defer_async()
+    await defer(short_task(app))
+    monkeypatch.setattr(Completer, "_contested", broken)
+    worker = Worker(app, concurrency=2, install_signal_handlers=False)
+    async with ran(worker) as told:
+        await steps.started.wait()
+        await worker._shutdown.draining.wait()  # pyright: ignore[reportPrivateUsage]
+        steps.may_end.set()
+    [error] = told
+    assert str(error) == "a bug"
+    assert connector.statuses == ["succeeded", "succeeded"]
 
 
 # -- the database is away at a stop ---------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 
 import attrs
 import trio
@@ -57,15 +57,25 @@ class Completer:
         """Write outcomes as they come, without end; a service.
 
         Run again where it raises, which only a bug of ours or a log handler makes it do: what has
-        ended meanwhile is still to be written.
+        ended meanwhile is still to be written. What it was about to write is let go of: kept, it
+        would keep `run()` from ever ending.
         """
         while True:
             await self._added.wait()
-            batch, self._ended = self._ended, []
             self._added = trio.Event()
+            batch, self._ended = self._ended, []
             batch.sort(key=_worker_id)  # stable; a second id is there only after a lease was lost
-            for _, group in groupby(batch, key=_worker_id):
-                await self._write(list(group))
+            groups = [list(group) for _, group in groupby(batch, key=_worker_id)]
+            while groups:
+                try:
+                    await self._write(groups[0])
+                except Exception as error:
+                    held = set(self._running)
+                    self._ended[:0] = chain.from_iterable(groups[1:])
+                    self._added.set()
+                    self._leave([each for each in groups[0] if each.running in held], repr(error))
+                    raise
+                del groups[0]
 
     async def _write(self, batch: list[Ended]) -> None:
         """Write these, however long the database is away; let go of them when it is done."""
