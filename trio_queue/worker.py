@@ -32,7 +32,7 @@ from trio_queue._worker.report import Reporter
 from trio_queue._worker.report_stages import REPORT_INTERVAL, StageReporter
 from trio_queue._worker.rescue import Rescuer
 from trio_queue._worker.run import Runner
-from trio_queue._worker.running import RunningJob, RunningJobs
+from trio_queue._worker.running import RunningJobs
 from trio_queue._worker.services import Supervisor
 from trio_queue._worker.shutdown import Change, Event, Shutdown, Stage
 from trio_queue._worker.signals import heard_signals
@@ -237,6 +237,7 @@ class Worker:
             options=self.options,
             caller=self._caller(),
             completer=completer,
+            running=self._running,
             shutdown=self._shutdown,
             logger=self._reporter.logger,
         )
@@ -269,19 +270,17 @@ class Worker:
             supervised("heartbeat", lease.watch)
             supervised("show stage", lease.show_stage)
             services.start_soon(self._keep_writing, completer)
+            supervised("keep fresh", fetcher.keep_fresh)
             supervised("rescue", rescuer.rescue)
             supervised("poll aborts", ear.poll_aborts)
             if notifications is not None:
                 supervised("listen", partial(ear.listen, notifications))
             async with trio.open_nursery() as jobs:
-
-                def hand_over(running: RunningJob) -> None:
-                    jobs.start_soon(runner.run, running)
-
+                self._running.start_with(lambda running: jobs.start_soon(runner.run, running))
                 with intake:
                     async with trio.open_nursery() as intakes:
                         intakes.start_soon(self._supervisor.run, "periodic", periodic.defer)
-                        await self._supervisor.run("fetch", partial(fetcher.fetch, hand_over))
+                        await self._supervisor.run("fetch", fetcher.fetch)
                 # Not before: a claim that is still being cancelled could come after the release.
                 supervised("give back", fetcher.give_back)
             # A job keeps its place until its row is written: leaving the services would lose it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 import trio
@@ -10,9 +10,11 @@ import trio
 from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database
 from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options
+from trio_queue._worker.pace import MAX_AGE, Pace
 from trio_queue._worker.report import Ended
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Event, Shutdown
+from trio_queue.completion import RELEASED
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.jobs import AbortReason, Job, Status
 from trio_queue.store import FetchJobs, HasEligibleJob, Verb
@@ -40,6 +42,7 @@ class Fetcher:
         self._options = options
         self._running = running
         self._shutdown = shutdown
+        self._pace = Pace(options.prefetch)
         #: Held while rows become `doing` under our id, until they are in our hands: a release
         #: would give them back.
         self.claiming = trio.Lock()
@@ -73,19 +76,19 @@ class Fetcher:
         elif self._unanswered:
             self._early_aborts.add(job_id)
 
-    async def fetch(self, hand_over: Callable[[RunningJob], None]) -> None:
-        """Claim jobs as places are free, and hand each over; returns when `wait=False` and none is left.
+    async def fetch(self) -> None:
+        """Claim jobs as there is room for them; returns when `wait=False` and none is left.
 
-        `hand_over` starts the job's task; nothing waits between the claim's answer and that.
+        Nothing waits between the claim's answer and the table of running jobs.
         Cancelled: a claim whose answer is lost is given back by `give_back`.
         """
         backoff = Backoff()
         while True:
-            await self._running.wait_free_place()
+            await self._running.wait_room(self._pace.ahead)
             self._bell = trio.Event()
             worker_id = self._lease.worker_id
             try:
-                found_all = await self._claim(worker_id, hand_over)
+                found_all = await self._claim(worker_id)
                 backoff.reset()
                 if found_all and await self._rest():
                     self._shutdown.post(Event.NO_JOB_LEFT, "wait=False, no job is left")
@@ -97,12 +100,15 @@ class Fetcher:
                     raise
                 await trio.sleep(backoff.next())
 
-    async def _claim(self, worker_id: int, hand_over: Callable[[RunningJob], None]) -> bool:
-        """Claim once. Answers whether there was less to claim than places."""
+    async def _claim(self, worker_id: int) -> bool:
+        """Claim once. Answers whether there was less to claim than asked for."""
         async with self.claiming:
             if self._unanswered:
                 await self._release()
-            limit = self._running.free_places
+            self._pace.measure(self._running.begun)
+            limit = self._running.room(self._pace.ahead())
+            if not limit:
+                return False  # while it waited for its turn, others came
             fetched = await self.claim(
                 FetchJobs(worker_id, self._options.queues, limit, self._lease.next_turn())
             )
@@ -110,7 +116,7 @@ class Fetcher:
                 self._unanswered = True
                 return False  # the answer came with the cancel: give_back() gives them back
             for job in fetched.jobs:
-                self._take(job, worker_id, hand_over)
+                self._take(job, worker_id)
             self._early_aborts.clear()
             self._next_in = fetched.next_in
         return len(fetched.jobs) < limit
@@ -127,15 +133,25 @@ class Fetcher:
         self._unanswered = before  # an earlier claim without an answer is not answered by this one
         return answer
 
-    def _take(self, job: Job, worker_id: int, hand_over: Callable[[RunningJob], None]) -> None:
-        running = RunningJob(job, worker_id)
+    def _take(self, job: Job, worker_id: int) -> None:
+        running = RunningJob(job, worker_id, claimed_at=trio.current_time())
         self._running.add(running)
         if worker_id != self._lease.worker_id:
             # The row was lost while the claim was under way, and the job with it.
             running.abort(AbortReason.LEASE_LOST)
         elif job.abort_requested or job.id in self._early_aborts:
             running.abort(AbortReason.USER_REQUEST)
-        hand_over(running)
+
+    async def keep_fresh(self) -> None:
+        """Give back what was claimed ahead and waits too long for a place, without end; a service."""
+        if self._pace.is_fixed:
+            return  # so it was wanted
+        while True:
+            oldest = await self._running.wait_waiting()
+            await trio.sleep_until(oldest.claimed_at + MAX_AGE)
+            if oldest.out_of_turn is not None:  # it waits still
+                self._pace.break_off()
+                self._running.give_back_waiting(RELEASED)
 
     async def _rest(self) -> bool:
         """Wait for something to happen; answers True where no job is left and none is waited for."""

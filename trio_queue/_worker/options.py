@@ -20,6 +20,7 @@ class WorkerOptions(TypedDict, total=False):
     queues: Iterable[str] | None
     name: str | None
     concurrency: int
+    prefetch: int | None
     wait: bool
     fetch_job_polling_interval: float
     abort_job_polling_interval: float
@@ -60,10 +61,12 @@ def _seconds(name: str, *, zero: bool = False) -> Any:
     return check
 
 
-def _count(name: str) -> Any:
+def _count(name: str, *, zero: bool = False) -> Any:
+    least = 0 if zero else 1
+
     def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise _refuse(name, value, "a whole number, 1 or more")
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise _refuse(name, value, f"a whole number, {least} or more")
         return value
 
     return check
@@ -132,6 +135,12 @@ class Options:
     )
     name: str | None = _option("worker", "The worker's name, in the log and in JobContext.")
     concurrency: int = _option(1, "How many jobs run at once.", _count("concurrency"))
+    prefetch: int | None = _option(
+        None,
+        "How many jobs to claim ahead, to begin as soon as others end; by default as many as the "
+        "worker's present pace begins within a tenth of a second, none while jobs take longer.",
+        attrs.converters.optional(_count("prefetch", zero=True)),
+    )
     wait: bool = _option(
         True, "Wait for new jobs; if not, stop when no job is left to do.", _flag("wait")
     )

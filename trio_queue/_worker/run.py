@@ -11,10 +11,9 @@ from trio_queue._worker.call import Caller
 from trio_queue._worker.complete import Completer
 from trio_queue._worker.options import Options
 from trio_queue._worker.report import Ended
-from trio_queue._worker.running import RunningJob
+from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.completion import (
-    NOT_BEGUN,
     STRATEGY_RAISED,
     TASK_NOT_FOUND,
     Completion,
@@ -43,6 +42,7 @@ class Runner:
         options: Options,
         caller: Caller,
         completer: Completer,
+        running: RunningJobs,
         shutdown: Shutdown,
         logger: logging.Logger,
     ) -> None:
@@ -50,6 +50,7 @@ class Runner:
         self._options = options
         self._caller = caller
         self._completer = completer
+        self._running = running
         self._shutdown = shutdown
         self._logger = logger
         self._unknown_tasks: set[str] = set()
@@ -65,7 +66,7 @@ class Runner:
         outcome = self._not_found(running) if task is None else await self._outcome(task, running)
         if isinstance(outcome, Raised):
             self._notice_exit(running, outcome.error)
-        running.ended = True
+        self._running.body_ended(running)
         self._completer.add(
             Ended(running, outcome, self._decide(task, running, outcome), time.time())
         )
@@ -128,7 +129,10 @@ class Runner:
         job = running.job
         if running.given_back and isinstance(outcome, Interrupted) and not running.started:
             return Completion(
-                job_id=running.id, attempts=job.attempts, status=Status.TODO, reason=NOT_BEGUN
+                job_id=running.id,
+                attempts=job.attempts,
+                status=Status.TODO,
+                reason=running.given_back,
             )
         interrupted_jobs = task.interrupted_jobs if task else None
         strategy = task.retry_strategy if task else None

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import attrs
 import trio
 
+from trio_queue.completion import NOT_BEGUN
 from trio_queue.jobs import AbortReason, Job
+
+#: So many outcomes may wait to be written before no more jobs are claimed; more where more run at once.
+MAX_UNWRITTEN = 1_000
 
 
 @attrs.define(eq=False)
@@ -23,8 +29,10 @@ class RunningJob:
     reason: AbortReason | None = None
     #: Its body has begun: it is run to its end, or aborted, but not given back.
     started: bool = False
-    #: It had not begun when the drain did: it goes back to `todo`.
-    given_back: bool = False
+    #: Why it goes back to `todo`, where its body never begins.
+    given_back: str | None = None
+    #: Lets it go on out of turn, while it waits for a place.
+    out_of_turn: Callable[[], None] | None = None
     #: False while its body runs in a thread. The cancel of the scope would not reach the thread,
     #: but raise inside the job's own calls back into Trio.
     interruptible: bool = True
@@ -34,8 +42,10 @@ class RunningJob:
     started_at: float = 0.0
     #: When it was asked to stop, by Trio's clock; infinity: it was not.
     asked_at: float = math.inf
-    #: When the job was taken up, by the wall's clock (seconds since the epoch).
-    start_timestamp: float = attrs.field(factory=time.time)
+    #: When it was claimed, by Trio's clock.
+    claimed_at: float = 0.0
+    #: When it was given a place, by the wall's clock (seconds since the epoch).
+    start_timestamp: float = 0.0
     # Shielded: the cancel of the worker never reaches a job by accident.
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
 
@@ -56,13 +66,19 @@ class RunningJob:
         self.asked_at = trio.current_time()
         if self.interruptible:
             self.scope.cancel(reason=reason.value)
+        self._go_on()
         return True
 
-    def give_back(self) -> None:
+    def give_back(self, why: str = NOT_BEGUN) -> None:
         """Let the job go back to `todo` if its body has not begun."""
         if not self.started and self.reason is None:
-            self.given_back = True
-            self.scope.cancel(reason="the worker drains")
+            self.given_back = why
+            self.scope.cancel(reason=why)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.out_of_turn is not None:
+            self.out_of_turn()
 
     def body_begins(self, *, in_thread: bool) -> None:
         """From here on it is run to its end."""
@@ -79,17 +95,30 @@ class RunningJob:
 
 
 class RunningJobs:
-    """The table of the jobs in a worker's hands: at most as many as there are places."""
+    """The table of the jobs in a worker's hands.
+
+    A body has a place, from its task's begin to its own end: there are `concurrency` of them. A job that was
+    claimed ahead waits for one; a job that has ended waits for its row to be written.
+    """
 
     def __init__(self, places: int) -> None:
         self._places = places
         self._jobs: dict[int, RunningJob] = {}
+        self._waiting: deque[RunningJob] = deque()
+        self._bodies = 0
+        self._start: Callable[[RunningJob], None] | None = None
+        #: How many bodies were given a place, ever.
+        self.begun = 0
         # Earlier runs of jobs that we claimed again before we had let go of them: the answer to a
         # write that gave a job back may come after that of the claim that took it again, and a job
         # whose lease was lost may come back while its lost run still cleans up.
         self._earlier: set[RunningJob] = set()
         self._let_go = trio.Event()
+        self._has_room = trio.Event()
+        # What whoever waits for room claims ahead; None: nobody waits.
+        self._ahead: Callable[[], int] | None = None
         self._taken = trio.Event()
+        self._has_waiting = trio.Event()
         self._left: set[int] = set()
         #: The ids of jobs of dead workers that this worker took over, in order to end them.
         self.taken_over: set[int] = set()
@@ -118,17 +147,66 @@ class RunningJobs:
         return any(each.ended or each.reason is AbortReason.LEASE_LOST for each in self)
 
     @property
-    def free_places(self) -> int:
-        """How many more may be claimed."""
-        return self._places - len(self)
+    def unwritten(self) -> int:
+        """How many have ended whose rows are not written."""
+        return len(self) - self._bodies - len(self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._waiting)
+
+    def room(self, ahead: int) -> int:
+        """How many may be claimed now, so many of them ahead; 0 as long as half of those still wait."""
+        if len(self._waiting) > ahead // 2 or self.unwritten >= max(MAX_UNWRITTEN, self._places):
+            return 0
+        return max(0, self._places - self._bodies + ahead - len(self._waiting))
+
+    def start_with(self, start: Callable[[RunningJob], None]) -> None:
+        """From here on, a job that has a place is started by this, at once."""
+        self._start = start
 
     def add(self, running: RunningJob) -> None:
-        """Take a claimed job into our hands."""
+        """Take a claimed job into our hands. It starts now, or when a place is free."""
         if earlier := self._jobs.get(running.id):
             self._earlier.add(earlier)
         self._jobs[running.id] = running
         self._taken.set()
         self._left.discard(running.id)
+        running.out_of_turn = partial(self._start_out_of_turn, running)
+        self._waiting.append(running)
+        self._start_waiting()
+        if self._waiting:
+            self._has_waiting.set()
+
+    def body_ended(self, running: RunningJob) -> None:
+        """Its place is free; it stays in our hands until its row is written."""
+        running.ended = True
+        self._bodies -= 1
+        self._start_waiting()
+        self._tell_room()
+
+    def _start_waiting(self) -> None:
+        while self._waiting and self._bodies < self._places:
+            self._give_place(self._waiting.popleft())
+
+    def _start_out_of_turn(self, running: RunningJob) -> None:
+        # Its body never begins, so that one more than there are places does no harm.
+        self._waiting.remove(running)
+        self._give_place(running)
+
+    def _give_place(self, running: RunningJob) -> None:
+        assert self._start is not None, "jobs are claimed while there is somebody who starts them"
+        running.out_of_turn = None
+        self._bodies += 1
+        self.begun += 1
+        running.start_timestamp = time.time()
+        self._start(running)
+
+    def _tell_room(self) -> None:
+        # Not at each job: whoever claims would wake up a hundred times to claim once.
+        if self._ahead is not None and self.room(self._ahead()):
+            self._has_room.set()
 
     def let_go(self, jobs: Iterable[RunningJob]) -> None:
         """Their rows are written: their places are free."""
@@ -139,6 +217,7 @@ class RunningJobs:
                 self._earlier.discard(running)
         self._let_go.set()
         self._let_go = trio.Event()
+        self._tell_room()
 
     def leave(self, jobs: Iterable[RunningJob]) -> None:
         """Their bodies ran and their rows cannot be written: they stay as they are, for the rescue."""
@@ -150,10 +229,14 @@ class RunningJobs:
         """A row that was taken over cannot be written: it stays as it is, until this worker ends."""
         self._left.add(job_id)
 
-    async def wait_free_place(self) -> None:
-        """Wait until another job may be claimed."""
-        while self.free_places <= 0:
-            await self._let_go.wait()
+    async def wait_room(self, ahead: Callable[[], int]) -> int:
+        """Wait until more jobs may be claimed; how many. `ahead` tells how many of them ahead."""
+        while not (room := self.room(ahead())):
+            self._ahead, self._has_room = ahead, trio.Event()
+            await self._has_room.wait()
+            self._ahead = None
+            self._ahead = None
+        return room
 
     async def wait_any(self) -> None:
         """Wait until a job is in our hands."""
@@ -172,6 +255,18 @@ class RunningJobs:
             running.abort(reason)
 
     def give_back_unstarted(self) -> None:
-        """Let go back to `todo` what has not begun: a queue for a thread, a task not yet stepped."""
+        """Let go back to `todo` what has not begun: a wait for a place or a thread, a task not yet stepped."""
         for running in self:
             running.give_back()
+
+    def give_back_waiting(self, why: str) -> None:
+        """Let go back to `todo` what waits for a place."""
+        for running in tuple(self._waiting):
+            running.give_back(why)
+
+    async def wait_waiting(self) -> RunningJob:
+        """Wait until a job waits for a place; the one that does for the longest time."""
+        while not self._waiting:
+            self._has_waiting = trio.Event()
+            await self._has_waiting.wait()
+        return self._waiting[0]

@@ -1,0 +1,65 @@
+"""How many jobs to claim ahead of free places: what begins soon, at the pace of the last claims.
+
+A job that waits here for a place cannot run elsewhere, nor let a more urgent one pass. So the default follows the pace: of
+short jobs a thousand are claimed ahead, of long ones none. Where the pace breaks off and claimed jobs wait after all, they are
+given back, and for a while nothing is claimed ahead.
+"""
+
+from __future__ import annotations
+
+import math
+
+import trio
+
+#: Seconds: what begins within them, at the present pace, is claimed ahead.
+HORIZON = 0.1
+#: As many at most. Batches of five hundred cost the server a fifth less a job than batches of a hundred (19 and 24 µs).
+MAX_AHEAD = 1_000
+#: Seconds over which a pace is measured, at least: shorter ones say more of the clock than of the jobs.
+MIN_WINDOW = 0.01
+#: Seconds that a job may wait for a place; then it is given back.
+MAX_AGE = 1.0
+#: Seconds after that in which nothing is claimed ahead.
+DISTRUST = 10.0
+
+
+class Pace:
+    """The pace of one worker.
+
+    Args:
+        fixed: So many are claimed ahead, whatever the pace; None: by pace.
+    """
+
+    def __init__(self, fixed: int | None) -> None:
+        self._fixed = fixed
+        self._per_second = 0.0
+        self._begun = 0
+        self._measured_at = -math.inf
+        self._distrusted_until = -math.inf
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the pace does not matter."""
+        return self._fixed is not None
+
+    def ahead(self) -> int:
+        """How many to claim ahead."""
+        if self._fixed is not None:
+            return self._fixed
+        if trio.current_time() < self._distrusted_until:
+            return 0
+        return min(MAX_AHEAD, int(self._per_second * HORIZON))
+
+    def measure(self, begun: int) -> None:
+        """Take note at a claim of how many jobs have begun, ever."""
+        now = trio.current_time()
+        elapsed = now - self._measured_at
+        if elapsed < MIN_WINDOW:
+            return
+        self._per_second = (begun - self._begun) / elapsed
+        self._begun, self._measured_at = begun, now
+
+    def break_off(self) -> None:
+        """Jobs waited too long: nothing is claimed ahead for a while."""
+        self._per_second = 0.0
+        self._distrusted_until = trio.current_time() + DISTRUST
