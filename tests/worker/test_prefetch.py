@@ -1,0 +1,199 @@
+"""Jobs claimed ahead of free places: by number, by pace; and given back where they wait too long."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from tests.fix_worker import FaultyConnector, Steps, rescue_elsewhere, wait_until, work, working
+from trio_queue import App
+from trio_queue._worker import running
+from trio_queue._worker.pace import DISTRUST, HORIZON, MAX_AGE, MAX_AHEAD, Pace
+from trio_queue.store import CancelJob
+from trio_queue.testing import FaultyStore
+
+
+class Held:
+    """A task whose jobs wait for the test."""
+
+    def __init__(self, app: App) -> None:
+        self.began: list[int] = []
+        self.steps = [Steps() for _ in range(10)]
+        self._task = app.task(name="held")(self._run)
+
+    async def _run(self, number: int) -> None:
+        self.began.append(number)
+        await self.steps[number]()
+
+    async def defer(self, count: int) -> None:
+        """Defer so many; job n + 1 is number n."""
+        for number in range(count):
+            await self._task.defer_async(number=number)
+
+
+@pytest.fixture
+def held(app: App) -> Held:
+    return Held(app)
+
+
+# -- so many --------------------------------------------------------------------------------------
+
+
+async def test_so_many_are_claimed_ahead_and_begin_when_others_end(
+    app: App, connector: FaultyConnector, held: Held
+) -> None:
+    await held.defer(5)
+    async with working(app, concurrency=1, prefetch=2):
+        await held.steps[0].started.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert connector.statuses == ["doing", "doing", "doing", "todo", "todo"]
+        assert held.began == [0]
+        held.steps[0].may_end.set()
+        await held.steps[1].started.wait()
+        for steps in held.steps:
+            steps.may_end.set()
+        await wait_until(lambda: connector.statuses == ["succeeded"] * 5)
+    assert held.began == [0, 1, 2, 3, 4]
+
+
+async def test_a_drain_gives_back_what_waits_uncounted(
+    app: App, connector: FaultyConnector, held: Held
+) -> None:
+    await held.defer(3)
+    async with working(app, concurrency=1, prefetch=5) as worker:
+        await held.steps[0].started.wait()
+        worker.stop()
+        await wait_until(lambda: connector.statuses == ["doing", "todo", "todo"])
+        held.steps[0].may_end.set()
+    assert held.began == [0]
+    assert [row["attempts"] for row in connector.jobs.values()] == [1, 0, 0]
+
+
+async def test_a_waiting_job_is_aborted_at_once(
+    app: App, connector: FaultyConnector, held: Held
+) -> None:
+    await held.defer(2)
+    async with working(app, concurrency=1, prefetch=1):
+        await held.steps[0].started.wait()
+        connector.say(CancelJob(2, abort=True))
+        await wait_until(lambda: connector.statuses == ["doing", "aborted"])
+        held.steps[0].may_end.set()
+    assert held.began == [0]
+
+
+async def test_a_waiting_job_whose_lease_was_lost_does_not_begin(
+    app: App, connector: FaultyConnector, held: Held, autojump_clock: trio.testing.MockClock
+) -> None:
+    await held.defer(2)
+    async with working(app, concurrency=1, prefetch=1, queues=["default"]) as worker:
+        await held.steps[0].started.wait()
+        before = worker.worker_id
+        rescue_elsewhere(connector)
+        while worker.worker_id == before:  # noqa: ASYNC110 - a registration signals nothing
+            await trio.sleep(1)
+        await trio.testing.wait_all_tasks_blocked()
+    assert connector.statuses == ["doing", "doing"]  # the other's
+    assert held.began == [0]
+
+
+async def test_more_are_claimed_when_half_of_those_ahead_have_begun(
+    app: App, store: FaultyStore, held: Held
+) -> None:
+    await held.defer(9)
+    async with working(app, concurrency=1, prefetch=4):
+        await held.steps[0].started.wait()
+        for number, claims in ((0, 1), (1, 2), (2, 2), (3, 3)):
+            held.steps[number].may_end.set()
+            await held.steps[number + 1].started.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.calls.count("fetch_jobs") == claims, number
+        for steps in held.steps:
+            steps.may_end.set()
+
+
+async def test_no_more_are_claimed_while_too_many_outcomes_wait_to_be_written(
+    app: App, connector: FaultyConnector, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "MAX_UNWRITTEN", 3)
+
+    @app.task(name="short")
+    async def short() -> None:
+        pass
+
+    for _ in range(9):
+        await short.defer_async()
+    hung = store.hang("finish_jobs")
+    async with working(app):
+        await hung.wait_hit()
+        await trio.testing.wait_all_tasks_blocked()
+        assert connector.statuses == ["doing"] * 3 + ["todo"] * 6
+        hung.release()
+        await wait_until(lambda: connector.statuses == ["succeeded"] * 9)
+
+
+# -- by pace --------------------------------------------------------------------------------------
+
+
+async def test_long_jobs_are_not_claimed_ahead(
+    app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    most = 0
+
+    @app.task(name="long")
+    async def long() -> None:
+        nonlocal most
+        most = max(most, connector.statuses.count("doing"))
+        await trio.sleep(1)
+
+    for _ in range(10):
+        await long.defer_async()
+    await work(app, concurrency=2)
+    assert most == 2
+
+
+async def test_the_pace_decides_how_many(mock_clock: trio.testing.MockClock) -> None:
+    pace = Pace(None)
+    pace.measure(0)
+    assert pace.ahead() == 0
+    mock_clock.jump(1.0)
+    pace.measure(500)
+    assert pace.ahead() == 500 * HORIZON
+    mock_clock.jump(0.001)
+    pace.measure(501)  # too soon to say
+    assert pace.ahead() == 500 * HORIZON
+    mock_clock.jump(0.999)
+    pace.measure(100_500)
+    assert pace.ahead() == MAX_AHEAD
+    mock_clock.jump(60.0)
+    pace.measure(100_500)
+    assert pace.ahead() == 0
+
+
+async def test_what_waits_too_long_is_given_back_and_nothing_is_claimed_ahead_for_a_while(
+    app: App, connector: FaultyConnector, held: Held, autojump_clock: trio.testing.MockClock
+) -> None:
+    @app.task(name="short")
+    async def short() -> None:
+        await trio.sleep(0.001)
+
+    for _ in range(200):
+        await short.defer_async()
+    async with working(app) as worker:
+        await trio.sleep(0.15)  # the pace is found: a thousand a second
+        await held.defer(3)
+        await held.steps[0].started.wait()
+        began = trio.current_time()
+        assert connector.statuses[200:] == ["doing", "doing", "doing"]
+        await trio.sleep(MAX_AGE + 0.1)
+        assert connector.statuses[200:] == ["doing", "todo", "todo"]
+        # Another worker may have them; this one takes one at a time for now.
+        held.steps[0].may_end.set()
+        await held.steps[1].started.wait()
+        assert trio.current_time() - began < DISTRUST
+        assert connector.statuses[200:] == ["succeeded", "doing", "todo"]
+        for steps in held.steps:
+            steps.may_end.set()
+        await wait_until(lambda: connector.statuses[200:] == ["succeeded"] * 3)
+        assert worker.stage.value == "running"
+    assert [row["attempts"] for row in list(connector.jobs.values())[200:]] == [1, 1, 1]
