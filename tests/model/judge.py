@@ -259,10 +259,24 @@ class _Judge:
             yield f"its body began after it was to stop at {too_late:g}"
         waits_for_thread = spec.on_cancel is OnCancel.THREAD
         latest = model.settled(self._script.troubles, run.claimed_at, "fetch_jobs")
-        if body.began_at > latest + SAME and not waits_for_thread:
+        if (
+            body.began_at > latest + SAME
+            and not waits_for_thread
+            and not self._got_place(run, body)
+        ):
             yield f"its body did not begin by {latest:g}"
         yield from self._notice_faults(body)
         yield from self._write_faults(run, body)
+
+    def _got_place(self, run: Run, body: Body) -> bool:
+        """Whether it was claimed ahead, and began when another body ended."""
+        return bool(self._script.prefetch) and any(
+            other is not run
+            and other.body is not None
+            and other.body.ended_at is not None
+            and abs(other.body.ended_at - body.began_at) <= SAME
+            for other in self._runs
+        )
 
     def _notice_faults(self, body: Body) -> Iterator[str]:
         """A drain is told to the bodies that run, and nothing else is."""
@@ -306,7 +320,9 @@ class _Judge:
             for each in self._record.bodies
             if each.job == run.job and each.began < run.claimed
         ]
-        latest = model.given_back_by(self._script, max(run.claimed_at, *earlier, 0))
+        # Claimed ahead, it may wait until the worker drains.
+        until = self._stages.draining_at if self._script.prefetch else 0
+        latest = model.given_back_by(self._script, max(run.claimed_at, *earlier, until))
         if not run.lost and not told and (run.written_at or 0) > latest + SAME and not waits:
             yield f"it did not begin, and was given back at {run.written_at:g}, not by {latest:g}"
         is_left = run.written_at is None and run.lost is None and run.job in self._record.rows

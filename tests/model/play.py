@@ -107,6 +107,7 @@ class _Play:
             app,
             install_signal_handlers=False,
             concurrency=script.concurrency,
+            prefetch=script.prefetch,
             thread_limit=script.thread_limit,
             wait=script.wait,
             listen_notify=script.listen,

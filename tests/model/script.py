@@ -185,6 +185,8 @@ class Script:
     jobs: tuple[JobSpec, ...] = (JobSpec(),)
     steps: tuple[Step, ...] = ()
     concurrency: int = 2
+    #: How many jobs are claimed ahead; None: by pace, which in a clock that jumps is none.
+    prefetch: int | None = None
     thread_limit: int | None = None
     wait: bool = True
     listen: bool = True

@@ -94,6 +94,7 @@ SCRIPTS = st.builds(
     jobs=_so_many(JOBS, 4),
     steps=_so_many(STEPS, 6).map(lambda steps: tuple(sorted(steps, key=lambda step: step.at))),
     concurrency=st.integers(1, 3),
+    prefetch=st.sampled_from([None, None, 0, 1, 3]),
     thread_limit=st.sampled_from([None, 1]),
     wait=st.booleans(),
     listen=st.booleans(),

@@ -85,6 +85,8 @@ class Fetcher:
         backoff = Backoff()
         while True:
             await self._running.wait_room(self._pace.ahead)
+            if self._shutdown.draining.is_set():
+                return  # by a job that made room as it ended: its intake is not cancelled yet
             self._bell = trio.Event()
             worker_id = self._lease.worker_id
             try:

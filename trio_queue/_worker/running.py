@@ -151,11 +151,6 @@ class RunningJobs:
         """How many have ended whose rows are not written."""
         return len(self) - self._bodies - len(self._waiting)
 
-    @property
-    def waiting(self) -> int:
-        """How many wait for a place."""
-        return len(self._waiting)
-
     def room(self, ahead: int) -> int:
         """How many may be claimed now, so many of them ahead; 0 as long as half of those still wait."""
         if len(self._waiting) > ahead // 2 or self.unwritten >= max(MAX_UNWRITTEN, self._places):
