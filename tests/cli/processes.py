@@ -6,6 +6,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
@@ -15,6 +16,13 @@ import attrs
 from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
+
+#: A terminal that was inherited sends no signals: the leader of a session has to take it.
+_AT_THE_TERMINAL = (
+    "import fcntl, os, sys, termios;"
+    "fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
 
 
 @attrs.define
@@ -39,7 +47,7 @@ class Process:
         Args:
             command: The program and its arguments.
             environment: Its environment.
-            terminal: Whether its output is a terminal.
+            terminal: Whether it runs at a terminal of its own, in the foreground.
             cwd: Where it works.
         """
         if not terminal:
@@ -56,7 +64,7 @@ class Process:
             return cls(popen, popen.stdout)
         ours, its = pty.openpty()
         popen = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-S", "-c", _AT_THE_TERMINAL, *command],
             env={**environment, "TERM": "xterm", "COLUMNS": "100", "LINES": "50"},
             cwd=cwd,
             stdin=its,
@@ -87,10 +95,18 @@ class Process:
         """Send it a signal."""
         self.popen.send_signal(number)
 
-    def kill(self) -> None:
-        """Kill it, if it still runs."""
+    def type_keys(self, keys: bytes) -> None:
+        """Type at its terminal: b"\\x03" is Ctrl-C."""
+        os.write(self._output.fileno(), keys)
+
+    def kill_now(self) -> None:
+        """Kill it, if it still runs; what it said can still be read."""
         self.popen.kill()
         self.popen.wait()
+
+    def kill(self) -> None:
+        """Kill it, if it still runs, and forget it."""
+        self.kill_now()
         self._output.close()
 
     def _read(self) -> bool:
