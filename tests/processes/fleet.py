@@ -16,6 +16,7 @@ from tests.cli.processes import Process
 from tests.processes.tasks import DIARY, GATE, PLACE
 from tests.waiting import wait_until
 
+APP = "tests.processes.tasks:app"
 DATABASE = "TRIO_QUEUE_DATABASE_URL"
 
 #: A lease that is soon over, and beats that come soon enough on a machine that is slow.
@@ -82,9 +83,9 @@ class Fleet:
         self._processes.append(process)
         return process
 
-    def start(self, *options: str, **more: Any) -> Process:
+    def start(self, *options: str, app: str = APP, **more: Any) -> Process:
         """Start a worker by the command line; it may not have begun to fetch yet."""
-        return self.spawn("-m", "trio_queue", "-a", "tests.processes.tasks:app", "worker", *options, **more)
+        return self.spawn("-m", "trio_queue", "-a", app, "worker", *options, **more)
 
     def started(self, *options: str, **more: Any) -> Process:
         """Start a worker, and wait until it fetches."""

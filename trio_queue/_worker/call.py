@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 
+from trio_queue._worker.forks import OneProcess
 from trio_queue._worker.running import RunningJob
 from trio_queue.job_context import JobContext
 from trio_queue.middleware import TaskMiddleware, WorkerMiddleware, compose, of_kind
@@ -61,7 +62,8 @@ class Caller:
             body = compose(middleware, body, context, self._worker)
         if is_async:
             self._begin(running, in_thread=False)
-            return await body()
+            with OneProcess():
+                return await body()
         result = await self._in_thread(running, body)
         # What a function is, is told by what it does: a sync one may return an awaitable.
         return await _awaited(result) if inspect.isawaitable(result) else result
@@ -79,12 +81,18 @@ class Caller:
             # No checkpoint from here to the thread's start that a cancel could be delivered at.
             self._begin(running, in_thread=True)
             try:
-                # In a box: Trio refuses a bare awaitable as the result of a thread.
-                [result] = await trio.to_thread.run_sync(lambda: [body()], limiter=_UNLIMITED)
+                [result] = await trio.to_thread.run_sync(partial(_boxed, body), limiter=_UNLIMITED)
             finally:
                 running.thread_ended()
             return result
 
 
+def _boxed(body: Callable[[], Any]) -> list[Any]:
+    """The result in a box: Trio refuses a bare awaitable as the result of a thread."""
+    with OneProcess():
+        return [body()]
+
+
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable
+    with OneProcess():
+        return await awaitable

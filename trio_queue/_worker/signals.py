@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Generator
@@ -91,3 +92,17 @@ def _restore() -> None:
         # Somebody may have put a handler of his own there meanwhile: it stays.
         if signal.getsignal(number) is _hear:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _restore_in_child() -> None:
+    """In a process that a job forked, which is nobody's worker.
+
+    With our handlers SIGTERM would not end it, and `Process.terminate()` of multiprocessing wait
+    for ever.
+    """
+    if _heard_by:
+        _heard_by.clear()
+        _restore()
+
+
+os.register_at_fork(after_in_child=_restore_in_child)
