@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -110,6 +111,8 @@ class Process:
         self._output.close()
 
     def _read(self) -> bool:
+        readable, _, _ = select.select([self._output], [], [], 2 * PATIENCE)
+        assert readable, f"it neither says anything nor ends; it said: {self.said}"
         try:
             some = os.read(self._output.fileno(), 65536)
         except OSError:  # a terminal that nobody has open any more

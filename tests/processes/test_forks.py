@@ -51,7 +51,7 @@ def test_the_child_of_a_job_ends_where_the_job_does(fleet: Fleet, task: str) -> 
     assert worker.said.count("ValueError: from the child") == 2
     assert worker.said.count("a last word") == 1
     assert worker.said.count("Starting job") == worker.said.count(" succeeded, lasted") == 7
-    for trouble in ("database is away", "taken for dead", "no longer this worker's"):
+    for trouble in ("Lost the database", "taken for dead", "no longer this worker's"):
         assert trouble not in worker.said
     assert "Rescued" not in other.said
     fleet.is_quiet()
@@ -74,7 +74,7 @@ def test_other_processes_that_a_job_starts(fleet: Fleet) -> None:
         assert fleet.row(job) == ("succeeded", 1)
         assert fleet.events(job) == ["deferred", "started", "succeeded"]
     assert "is draining (SIGTERM)" in worker.said
-    assert "database is away" not in worker.said
+    assert "Lost the database" not in worker.said
     fleet.is_quiet()
 
 

@@ -27,8 +27,15 @@ WORKER_KEY = "procrastinate_jobs_worker_id_fkey"
 
 _NO_SCHEMA = (pg.UndefinedTable, pg.UndefinedFunction, pg.UndefinedObject, pg.UndefinedColumn)
 #: Beside what the driver takes for transient: somebody else held a lock, or a timeout of the
-#: server's struck; the same statement may succeed a little later.
-_ALSO_TRANSIENT = (pg.LockNotAvailable, pg.QueryCanceled)
+#: server's struck, or it lacks room until somebody makes some; the same statement may succeed later.
+_ALSO_TRANSIENT = (
+    pg.LockNotAvailable,
+    pg.QueryCanceled,
+    pg.InsufficientResources,
+    pg.DiskFull,
+    pg.OutOfMemory,
+    pg.ConfigurationLimitExceeded,
+)
 
 
 @contextlib.contextmanager
