@@ -30,13 +30,19 @@ def children(parent: int) -> list[int]:
 
 
 class PrivateServer:
-    """A server that may be killed; its files stay. It listens elsewhere after each start.
+    """A server that may be killed; its files stay.
+
+    Args:
+        tcp: Whether it listens for TCP too; then it listens elsewhere after each start. If not,
+            its Unix socket stays where it was.
+        **settings: Settings of the server.
 
     Attributes:
         host, port: Where it listens for TCP.
     """
 
-    def __init__(self, **settings: str | int) -> None:
+    def __init__(self, *, tcp: bool = True, **settings: str | int) -> None:
+        self._tcp = tcp
         # What was committed survives the server's death, which throw-away servers do not promise.
         self._settings = {**SETTINGS, "synchronous_commit": "on", **settings}
         self._first = self._server()
@@ -51,7 +57,7 @@ class PrivateServer:
         return EmbeddedServer(
             directory,
             ephemeral=True,
-            tcp=True,
+            tcp=self._tcp,
             settings=self._settings,
             binaries=find_binaries(system=False),
         )
@@ -65,12 +71,17 @@ class PrivateServer:
             self._current.conninfo("queue", tcp=tcp), password=self._current.password
         )
 
-    def kill(self, number: signal.Signals) -> None:
-        """Stop it; SIGKILL crashes it, SIGINT ends every session and stops."""
+    def kill(self, number: signal.Signals, *, alone: bool = False) -> None:
+        """Stop it; SIGKILL crashes it, SIGINT ends every session and stops.
+
+        Args:
+            number: SIGKILL or SIGINT.
+            alone: Kill the postmaster only; its sessions notice when they next wait.
+        """
         state = self._current.state
         sessions = children(state.postgres_pid)
         os.kill(state.postgres_pid, number)
-        if number == signal.SIGKILL:
+        if number == signal.SIGKILL and not alone:
             # A session notices the death of its parent when it next waits: until then it commits.
             for pid in sessions:
                 with contextlib.suppress(ProcessLookupError):
@@ -81,8 +92,12 @@ class PrivateServer:
 
     async def start_again(self) -> None:
         """Start it on the same files, of which the first user is still a user."""
+        await trio.to_thread.run_sync(self.restart)
+
+    def restart(self) -> None:
+        """As `start_again`, from sync code."""
         again = self._server(str(self._first.directory))
-        await trio.to_thread.run_sync(again.start)
+        again.start()
         if self._current is not self._first:
             self._current.close()
         self._current = again
