@@ -83,9 +83,11 @@ class Fleet:
         self._processes.append(process)
         return process
 
-    def start(self, *options: str, app: str = APP, **more: Any) -> Process:
+    def start(
+        self, *options: str, app: str = APP, module: str = "trio_queue", **more: Any
+    ) -> Process:
         """Start a worker by the command line; it may not have begun to fetch yet."""
-        return self.spawn("-m", "trio_queue", "-a", app, "worker", *options, **more)
+        return self.spawn("-m", module, "-a", app, "worker", *options, **more)
 
     def started(self, *options: str, **more: Any) -> Process:
         """Start a worker, and wait until it fetches."""
