@@ -89,6 +89,11 @@ class Fleet:
         """Start a worker by the command line; it may not have begun to fetch yet."""
         return self.spawn("-m", module, "-a", app, "worker", *options, **more)
 
+    def start_with_clock(self, seconds: float, *options: str) -> Process:
+        """Start a worker whose clock is so many seconds ahead."""
+        command = ("-m", "tests.processes.shifted_clock", str(seconds))
+        return self.spawn(*command, "-a", APP, "worker", *options)
+
     def started(self, *options: str, **more: Any) -> Process:
         """Start a worker, and wait until it fetches."""
         worker = self.start(*options, **more)

@@ -77,6 +77,24 @@ def test_our_silent_workers_are_deleted_and_no_others(connection: Connection) ->
     assert orphans(connection) == []
 
 
+def test_a_heartbeat_from_the_future_lasts_for_a_lease(connection: Connection) -> None:
+    """The server's clock was set back by two hours: the dead are dead a lease later all the same."""
+    me, dead = register(connection), register(connection)
+    foreign = value(connection, "SELECT procrastinate_register_worker_v1()")
+    job_id = insert(connection)
+    assert fetch(connection, dead, 1) == [job_id]
+    fall_silent(connection, dead, foreign, seconds=-7200)
+    assert adopt(connection, me) == []
+    heard = "SELECT id FROM procrastinate_workers WHERE last_heartbeat > now() ORDER BY id"
+    assert column(connection, heard) == [foreign]
+    # A beat that is a little later than the asker's clock is left as it is.
+    fall_silent(connection, dead, seconds=-20)
+    assert adopt(connection, me) == []
+    assert column(connection, heard) == [dead, foreign]
+    fall_silent(connection, dead, seconds=31)
+    assert adopt(connection, me) == [job_id]
+
+
 @pytest.mark.promise("Leases and fences / a worker of Procrastinate's is silent")
 def test_a_foreign_workers_jobs_are_left_alone_when_it_is_pruned(connection: Connection) -> None:
     me = register(connection)

@@ -14,7 +14,14 @@ from trio.testing import MockClock
 from tests.conformance.conftest import registration
 from trio_queue.exceptions import AlreadyEnqueued
 from trio_queue.jobs import Job
-from trio_queue.store import DeferJobs, FetchJobs, JobInserted, ListJobs, UpdateHeartbeat
+from trio_queue.store import (
+    AdoptOrphans,
+    DeferJobs,
+    FetchJobs,
+    JobInserted,
+    ListJobs,
+    UpdateHeartbeat,
+)
 from trio_queue.testing import FaultyStore, InMemoryConnector, InMemoryDatabase, InMemoryJobStore
 
 HOUR = datetime.timedelta(hours=1)
@@ -74,6 +81,21 @@ def test_a_clock_of_ones_own() -> None:
     connector = InMemoryConnector(clock=lambda: moment)
     connector.run(DeferJobs([Job(task_name="t")]))
     assert connector.now() == connector.events[1][0].at == moment
+
+
+def test_a_clock_that_is_set_back_holds_no_dead_workers_jobs() -> None:
+    moment = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+    passed = datetime.timedelta(hours=2)
+    connector = InMemoryConnector(clock=lambda: moment + passed)
+    [job_id] = connector.run(DeferJobs([Job(task_name="t")]))
+    dead = connector.run(registration())
+    connector.run(FetchJobs(dead, None, 1))
+    passed = datetime.timedelta()
+    me = connector.run(registration())
+    assert connector.run(AdoptOrphans(me, 30.0, 1)) == []
+    passed = datetime.timedelta(seconds=31)
+    [orphan] = connector.run(AdoptOrphans(me, 30.0, 1))
+    assert orphan.job.id == job_id
 
 
 def test_rows_as_dictionaries_and_reset() -> None:

@@ -37,7 +37,11 @@ def adopt_orphans(verb: store.AdoptOrphans, tables: Tables) -> list[store.Orphan
     """See AdoptOrphans."""
     if verb.limit <= 0 or not tables.take_turn(verb.worker_id, verb.turn):
         return []
-    oldest = tables.now - datetime.timedelta(seconds=verb.stalled_after)
+    lease = datetime.timedelta(seconds=verb.stalled_after)
+    for worker in tables.workers.values():
+        if worker.last_heartbeat > tables.now + max(lease, datetime.timedelta()):
+            worker.last_heartbeat = tables.now  # the clock was set back
+    oldest = tables.now - lease
     tables.delete_workers(
         [
             worker.id

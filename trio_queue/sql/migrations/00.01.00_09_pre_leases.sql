@@ -73,6 +73,12 @@ BEGIN
     IF n <= 0 OR NOT trio_queue_take_turn_v1(adopter, turn) THEN
         RETURN;
     END IF;
+    -- A heartbeat from the future: the server's clock was set back, and the row of a dead worker would outlive it by as much.
+    -- From now on it has the time of a lease. (A beat under way may be later than our now() by a little: less than a lease.)
+    UPDATE procrastinate_workers SET last_heartbeat = now() WHERE id IN (
+        SELECT w.id FROM procrastinate_workers w
+         WHERE w.last_heartbeat > now() + make_interval(secs => greatest(stalled_after, 0))
+           AND EXISTS (SELECT FROM trio_queue_workers o WHERE o.worker_id = w.id) FOR UPDATE SKIP LOCKED);
     FOR stalled IN
         SELECT w.id FROM procrastinate_workers w
          WHERE w.last_heartbeat < heard_until AND w.id <> adopter
