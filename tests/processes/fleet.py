@@ -112,7 +112,7 @@ class Fleet:
         **arguments: Any,
     ) -> int:
         """Defer a job as anybody's client would. Returns its id."""
-        return self.value(
+        job_id: int = self.value(
             "INSERT INTO procrastinate_jobs (queue_name, task_name, lock, args, scheduled_at)"
             " VALUES (%s, %s, %s, %s, now() + make_interval(secs => %s)) RETURNING id",
             queue,
@@ -121,6 +121,7 @@ class Fleet:
             Jsonb(arguments),
             scheduled_in,
         )
+        return job_id
 
     def open_gate(self) -> None:
         """Let the jobs end that wait for it."""
@@ -155,18 +156,25 @@ class Fleet:
 
     def owner(self, job_id: int) -> int | None:
         """The process whose job it is, as its worker's row says."""
-        return self.value(
+        pid: int | None = self.value(
             "SELECT (SELECT w.pid FROM trio_queue_workers w WHERE w.worker_id = j.worker_id)"
             " FROM procrastinate_jobs j WHERE j.id = %s",
             job_id,
         )
+        return pid
 
     def workers(self) -> list[tuple[Any, ...]]:
-        """The name, the process and the stage of each worker that has a row."""
+        """The name and the process of each worker that has a row."""
         return self.rows(
-            "SELECT o.name, o.pid, o.stage FROM procrastinate_workers w"
+            "SELECT o.name, o.pid FROM procrastinate_workers w"
             " JOIN trio_queue_workers o ON o.worker_id = w.id ORDER BY w.id"
         )
+
+    def stages(self) -> list[str]:
+        """The stage of each worker that has a row, as the row shows it: a little later than it is."""
+        return [
+            row[0] for row in self.rows("SELECT stage FROM trio_queue_workers ORDER BY worker_id")
+        ]
 
     def diary(self, job_id: int | None = None) -> list[Entry]:
         """What the jobs told: of one, or of all."""
@@ -194,7 +202,7 @@ class Fleet:
 
     def wait_stage(self, stage: str) -> None:
         """Wait until a worker's row shows this stage."""
-        wait_until(lambda: stage in {row[2] for row in self.workers()}, f"a worker to be {stage}")
+        wait_until(lambda: stage in self.stages(), f"a worker to be {stage}")
 
     def wait_seconds_since_start(self, job_id: int, seconds: float) -> None:
         """Wait until a job was started so long ago, by the server's clock."""

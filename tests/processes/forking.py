@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+from multiprocessing.context import ForkProcess, SpawnProcess
 from typing import Any
 
 import trio
@@ -67,13 +67,13 @@ def in_child(kind: str) -> None:
 @app.task(name="multiprocess", pass_context=True)
 def multiprocess(context: JobContext, method: str, kind: str) -> int | None:
     """Start a child by multiprocessing; one that sleeps is terminated. Returns how it ended."""
-    child = multiprocessing.get_context(method).Process(target=in_child, args=(kind,))  # type: ignore[attr-defined]  # a context of any method has it
+    start: type[ForkProcess | SpawnProcess] = ForkProcess if method == "fork" else SpawnProcess
+    child = start(target=in_child, args=(kind,))
     child.start()
     if kind == "sleep":
         child.terminate()
     child.join()
-    code: int | None = child.exitcode
-    return code
+    return child.exitcode
 
 
 @app.task(name="run_program", pass_context=True)
@@ -96,5 +96,3 @@ def fork_and_leave(context: JobContext) -> int:
         threading.Event().wait(FOR_EVER)
         os._exit(3)
     return pid
-
-

@@ -13,12 +13,16 @@ BOUND = 0.5
 
 def main() -> None:
     """Run the command line."""
-    fetch.CLAIM_BOUND = lease.CLAIM_BOUND = BOUND
+    for module, name in (
+        (fetch, "CLAIM_BOUND"),
+        (lease, "CLAIM_BOUND"),
+        (pool_member, "CHECK_TIMEOUT"),
+        (store, "POOL_TIMEOUT"),
+    ):
+        setattr(module, name, BOUND)
+    TrioConnection.cancel_timeout = BOUND
     assert database.Database.run.__kwdefaults__ is not None
     database.Database.run.__kwdefaults__["bound"] = BOUND
-    TrioConnection.cancel_timeout = BOUND
-    pool_member.CHECK_TIMEOUT = BOUND
-    store.POOL_TIMEOUT = BOUND
     _cli.main()
 
 

@@ -50,13 +50,15 @@ def main(directory: Path) -> None:
             admin.execute(b"CREATE DATABASE queue TEMPLATE template0 TABLESPACE small")
         conninfo = server.conninfo("queue")
         apply_schema(conninfo)
-        print(conninfo, flush=True)
+        sys.stdout.write(f"{conninfo}\n")
+        sys.stdout.flush()
         for order in sys.stdin:
             if order.strip() == "fill":
                 fill(disk / "filler")
             else:
                 (disk / "filler").unlink()
-            print("done", flush=True)
+            sys.stdout.write("done\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

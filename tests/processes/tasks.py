@@ -85,7 +85,7 @@ async def swallow(context: JobContext) -> None:
     """As `hold`; cancelled, it returns as if nothing had been."""
     try:
         await hold.func(context)
-    except trio.Cancelled:  # noqa: ASYNC103 - what a job must not do, and does
+    except trio.Cancelled:  # what a job must not do, and does
         note(context, "swallowed")
 
 
@@ -133,7 +133,9 @@ async def pass_on(context: JobContext, times: int, *, at_the_gate: bool = False)
     note(context, "ended")
 
 
-@app.task(name="fail_once", pass_context=True, retry=trio_queue.RetryStrategy(max_attempts=1, wait=1))
+@app.task(
+    name="fail_once", pass_context=True, retry=trio_queue.RetryStrategy(max_attempts=1, wait=1)
+)
 async def fail_once(context: JobContext) -> None:
     """Fail, and succeed when it is tried again a second later."""
     note(context, "began")

@@ -51,7 +51,9 @@ def test_sigkill(fleet: Fleet) -> None:
     assert ended_by(others, signal.SIGTERM) == [0, 0]
     said = others[0].said + others[1].said
     for job, task in zip(jobs, ("hold", "hold_in_thread", "hold"), strict=True):
-        line = f"Rescued job {task}[{job}](), whose worker died: it is `todo` now (death 1 under it)"
+        line = (
+            f"Rescued job {task}[{job}](), whose worker died: it is `todo` now (death 1 under it)"
+        )
         assert said.count(line) == 1
     fleet.is_quiet()
 

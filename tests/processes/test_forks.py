@@ -40,7 +40,7 @@ def test_the_child_of_a_job_ends_where_the_job_does(fleet: Fleet, task: str) -> 
     more = fleet.defer("work")
     fleet.wait_status(more, "succeeded")
     workers = fleet.workers()
-    assert sorted(pid for _, pid, _ in workers) == sorted([worker.popen.pid, other.popen.pid])
+    assert sorted(pid for _, pid in workers) == sorted([worker.popen.pid, other.popen.pid])
     assert ended_by([worker, other], signal.SIGTERM) == [0, 0]
     assert results(worker) == {job: str(code) for job, code in jobs.items()}
     for job in jobs:
@@ -67,7 +67,7 @@ def test_other_processes_that_a_job_starts(fleet: Fleet) -> None:
     worker = fleet.start("-c", "2", app=FORKING)
     for job in jobs:
         fleet.wait_status(job, "succeeded")
-    assert fleet.workers() == [("worker", worker.popen.pid, "running")]
+    assert fleet.workers() == [("worker", worker.popen.pid)]
     assert ended_by([worker], signal.SIGTERM) == [0]
     assert results(worker) == {job: str(int(code)) for job, code in jobs.items()}
     for job in jobs:
@@ -88,8 +88,14 @@ def test_a_child_that_lives_on_is_a_process_like_any_other(fleet: Fleet) -> None
     wait_for_end(child)
     more = fleet.defer("work")
     fleet.wait_status(more, "succeeded")
-    assert fleet.workers() == [("worker", worker.popen.pid, "running")]
+    assert fleet.workers() == [("worker", worker.popen.pid)]
     assert ended_by([worker], signal.SIGTERM) == [0]
     assert results(worker) == {job: str(child)}
     assert fleet.events(job) == ["deferred", "started", "succeeded"]
     fleet.is_quiet()
+
+
+def test_a_signal_in_the_moment_of_the_fork_ends_the_child(fleet: Fleet) -> None:
+    script = fleet.spawn("-m", "tests.processes.signal_in_fork")
+    assert script.wait_end() == 0, script.said
+    assert script.said == f"{-signal.SIGTERM} []\n"

@@ -74,7 +74,7 @@ async def test_the_third_signal_leaves_through_it(fleet: Fleet, proxy: Proxy) ->
     worker.send(signal.SIGTERM)
     assert await wait_end(worker) == 128 + signal.SIGTERM, worker.said
     assert fleet.row(job) == ("doing", 0)
-    assert [pid for _, pid, _ in fleet.workers()] == [worker.popen.pid]
+    assert [pid for _, pid in fleet.workers()] == [worker.popen.pid]
     rescuer = fleet.start(*SHORT_LEASE)
     await wait_status(fleet, job, "succeeded")
     assert fleet.row(job) == ("succeeded", 2)

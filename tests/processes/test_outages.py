@@ -68,7 +68,7 @@ def crowded(server: PrivateServer, fleet: Fleet) -> Generator[None]:
     def used_up() -> bool:
         fleet.rows(f"SELECT pg_terminate_backend(pid) {BACKENDS}")
         use_up()
-        return fleet.value(f"SELECT count(*) {BACKENDS}") == 0
+        return fleet.rows(f"SELECT pid {BACKENDS}") == []
 
     use_up()
     wait_until(used_up, "every connection to be somebody else's")

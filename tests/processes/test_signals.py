@@ -24,7 +24,7 @@ def test_sigterm_once_drains(fleet: Fleet) -> None:
     waiting = fleet.defer("work")
     fleet.wait_stage("draining")
     assert fleet.row(running) == ("doing", 0)
-    assert fleet.workers() == [("worker", worker.popen.pid, "draining")]
+    assert fleet.workers() == [("worker", worker.popen.pid)]
 
     fleet.open_gate()
     assert worker.wait_end() == 0, worker.said
@@ -79,7 +79,10 @@ def test_the_third_sigterm_leaves_at_once_and_another_worker_runs_the_job(
     """By the release of the row, not by the lease: that would last an hour."""
     job = fleet.defer(task)
     # No LISTEN: nothing but the worker's own look for jobs of the dead tells it of this one.
-    worker, other = fleet.start("-n", "left"), fleet.start("-n", "other", "-q", "none", *LOOKS_OFTEN)
+    worker, other = (
+        fleet.start("-n", "left"),
+        fleet.start("-n", "other", "-q", "none", *LOOKS_OFTEN),
+    )
     fleet.wait_told(job, "began")
     rescuer = fleet.started("-n", "rescuer", *LOOKS_OFTEN)
     if task == "deaf_at_first":

@@ -19,23 +19,22 @@ def test_two_workers_of_one_name(fleet: Fleet) -> None:
     held = [fleet.defer("hold"), fleet.defer("hold")]
     pids = {fleet.wait_told(job, "began").pid for job in held}
     assert pids == {worker.popen.pid for worker in workers}
-    assert sorted(fleet.workers()) == sorted(("twin", pid, "running") for pid in pids)
+    assert sorted(fleet.workers()) == sorted(("twin", pid) for pid in pids)
     # Stopping one is no matter of the other's.
     first, second = workers
     first.send(signal.SIGTERM)
     first.wait_said("Worker twin is draining (SIGTERM): 1 job runs")
-    wait_until(
-        lambda: sorted(stage for _, _, stage in fleet.workers()) == ["draining", "running"],
-        "its stage to be shown",
-    )
+    wait_until(lambda: sorted(fleet.stages()) == ["draining", "running"], "its stage to be shown")
     fleet.open_gate()
     assert first.wait_end() == 0, first.said
     more = fleet.defer("work")
     fleet.wait_status(more, "succeeded")
-    assert fleet.workers() == [("twin", second.popen.pid, "running")]
+    assert fleet.workers() == [("twin", second.popen.pid)]
     second.send(signal.SIGTERM)
     assert second.wait_end() == 0, second.said
-    assert "draining" not in second.said.replace("Worker twin is draining (SIGTERM): no job runs", "")
+    assert "draining" not in second.said.replace(
+        "Worker twin is draining (SIGTERM): no job runs", ""
+    )
     for job in (*held, more):
         assert fleet.row(job) == ("succeeded", 1)
         assert fleet.events(job) == RAN_ONCE
@@ -83,7 +82,7 @@ def test_an_app_that_cannot_be_opened(fleet: Fleet) -> None:
     assert "Starting worker" not in worker.said
     job = fleet.defer("work")
     fleet.wait_status(job, "succeeded")
-    assert fleet.workers() == [("beside", beside.popen.pid, "running")]
+    assert fleet.workers() == [("beside", beside.popen.pid)]
     beside.send(signal.SIGTERM)
     assert beside.wait_end() == 0, beside.said
     assert fleet.events(job) == RAN_ONCE

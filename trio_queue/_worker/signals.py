@@ -94,15 +94,28 @@ def _restore() -> None:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _restore_in_child() -> None:
-    """In a process that a job forked, which is nobody's worker.
+# A process that a job forks is nobody's worker: with our handlers SIGTERM would not end it, and
+# `Process.terminate()` of multiprocessing wait for ever. Python forgets in the child what came before
+# its hooks; so nothing comes until ours has run.
 
-    With our handlers SIGTERM would not end it, and `Process.terminate()` of multiprocessing wait
-    for ever.
-    """
+_mask = threading.local()
+
+
+def _before_fork() -> None:
+    if _heard_by:
+        _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def _after_fork() -> None:
+    if (before := vars(_mask).pop("before", None)) is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _in_child() -> None:
     if _heard_by:
         _heard_by.clear()
         _restore()
+    _after_fork()
 
 
-os.register_at_fork(after_in_child=_restore_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
