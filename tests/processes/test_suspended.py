@@ -63,7 +63,7 @@ def test_a_job_that_blocks_the_loop_keeps_its_lease(fleet: Fleet) -> None:
         fleet.wait_told(job, "began")
     registered = fleet.workers()
     for job in jobs:
-        fleet.wait_seconds_since_start(job, 2.5)
+        fleet.wait_seconds_since_start(job, 2.0)
     assert fleet.workers() == registered
     for job in jobs:
         assert fleet.row(job) == ("doing", 0)
