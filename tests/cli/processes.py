@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
@@ -82,8 +83,10 @@ class Process:
         Raises:
             AssertionError: It ended without.
         """
+        deadline = time.monotonic() + 2 * PATIENCE
         while self.said.count(text) < times:
             assert self._read(), f"it ended without saying {text!r}: {self.said}"
+            assert time.monotonic() < deadline, f"it does not say {text!r}: {self.said}"
         return self.said
 
     def wait_end(self) -> int:
