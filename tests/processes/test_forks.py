@@ -34,7 +34,7 @@ def results(worker: Process) -> dict[int, str]:
 def test_the_child_of_a_job_ends_where_the_job_does(fleet: Fleet, task: str) -> None:
     jobs = {fleet.defer(task, how=how): code for how, code in ENDS.items()}
     worker = fleet.start(*SHORT_LEASE, app=FORKING)
-    other = fleet.start("-q", "none", *SHORT_LEASE)
+    other = fleet.started("-q", "none", *SHORT_LEASE)
     for job in jobs:
         fleet.wait_status(job, "succeeded")
     more = fleet.defer("work")

@@ -118,6 +118,8 @@ def test_running_jobs_run_on_and_are_written_once_it_is_back(
 def test_connections_are_terminated_one_by_one(fleet: Fleet) -> None:
     """Each in turn, three rounds, while jobs run: each job runs once."""
     workers = [fleet.start("-n", name, "-c", "3") for name in ("one", "two")]
+    for worker in workers:
+        worker.wait_said("Starting worker")
     held = [fleet.defer("hold"), fleet.defer("hold_in_thread")]
     for job in held:
         fleet.wait_told(job, "began")

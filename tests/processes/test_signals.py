@@ -84,6 +84,7 @@ def test_the_third_sigterm_leaves_at_once_and_another_worker_runs_the_job(
     )
     fleet.wait_told(job, "began")
     rescuer = fleet.started("-n", "rescuer", *LOOKS_OFTEN)
+    other.wait_said("Starting worker")
     if task == "deaf_at_first":
         for said in (
             "is draining",
