@@ -1,0 +1,93 @@
+"""Why a job ran again: the evidence from processes, logs and journals."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from enum import Enum
+
+from tests.chaos.claims import Claim
+from tests.chaos.history import History, How, Process, Run
+
+#: Seconds in which a worker that lives must hear of the loss of its lease. It hears at its first
+#: beat that is answered: after a suspension and a half-open connection, each bounded by the plan
+#: (8 s), and a beat that waits for its answer (5 s). One that dies within it need not have heard.
+HEARING = 20.0
+
+
+class Account(Enum):
+    """Why a job ran again, or was ended by a rescue. The value is how the table names it."""
+
+    RETRY = "a retry"
+    REQUEUE = "interrupted by a shutdown"
+    DEATH = "its worker died under it"
+    DEATH_AFTER = "its worker died between the end of the body and the write"
+    LEASE = "its worker lost the lease, and heard of it"
+    LEASE_UNHEARD = "its worker lost the lease, and died before it heard"
+    NOT_WRITTEN = "its worker said that it could not write the outcome"
+
+
+class Evidence:
+    """What the processes' ends and the logs tell."""
+
+    def __init__(self, history: History) -> None:
+        self._processes = {process.name: process for process in history.processes}
+        self._hearings: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        for hearing in history.hearings:
+            for job_id in hearing.job_ids:
+                self._hearings[hearing.process, job_id].append(hearing.at)
+        self._not_written = {(each.process, each.job_id) for each in history.not_written}
+        self._requested = {
+            event.job_id for event in history.events if event.type == "abort_requested"
+        }
+
+    def abort_was_requested(self, job_id: int) -> bool:
+        """A user asked for the abort of this job."""
+        return job_id in self._requested
+
+    def end_of(self, run: Run) -> float:
+        """When the body ended, at the latest with its process."""
+        return run.ended if run.ended is not None else self._processes[run.process].ended
+
+    def hearing(self, claim: Claim) -> float | None:
+        """When the worker of the claim's run heard that the job is no longer its own."""
+        assert claim.run is not None
+        heard = self._hearings.get((claim.run.process, claim.job_id), [])
+        return min((at for at in heard if at >= claim.at), default=None)
+
+    def died_unheard(self, claim: Claim) -> bool:
+        """The process of the claim's run died, before or soon after the rescue."""
+        assert claim.run is not None
+        process = self._processes[claim.run.process]
+        return _died(process) and process.ended <= claim.closed_at + HEARING
+
+    def death_under(self, claim: Claim) -> float | None:
+        """When the process died whose job this claim's rescue took, if it died before that."""
+        if claim.run is None or not claim.is_rescued:
+            return None
+        process = self._processes[claim.run.process]
+        died_at = process.doomed or process.ended
+        return died_at if _died(process) and died_at <= claim.closed_at else None
+
+    def account(self, claim: Claim) -> Account | None:
+        """Why the claim was given back, or ended by a rescue, after a run; None: there is no reason."""
+        run = claim.run
+        assert run is not None
+        if claim.is_rescued:
+            return self._account_of_rescue(claim, run)
+        if claim.reason == "shutdown":
+            return Account.REQUEUE if run.how in {How.INTERRUPTED, How.RAISED} else None
+        return Account.RETRY if run.how is How.RAISED else None
+
+    def _account_of_rescue(self, claim: Claim, run: Run) -> Account | None:
+        if self.death_under(claim) is not None:
+            return Account.DEATH if run.ended is None else Account.DEATH_AFTER
+        if self.hearing(claim) is not None:
+            return Account.LEASE
+        if (run.process, run.job_id) in self._not_written:
+            return Account.NOT_WRITTEN
+        return Account.LEASE_UNHEARD if self.died_unheard(claim) else None
+
+
+def _died(process: Process) -> bool:
+    """It ended without a goodbye."""
+    return process.status not in {0, 1}
