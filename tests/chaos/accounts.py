@@ -90,4 +90,4 @@ class Evidence:
 
 def _died(process: Process) -> bool:
     """It ended without a goodbye."""
-    return process.status not in {0, 1}
+    return process.status not in {0, 1} and not process.had_stopped

@@ -163,11 +163,8 @@ async def ticking(context: trio_queue.JobContext, timestamp: int) -> None:
         await trio.lowlevel.checkpoint()
 
 
-def work(folder: Path, name: str, concurrency: int, graceful_timeout: float | None) -> None:
-    """Be a worker, until it is stopped; the log goes to a file, a line of JSON a record."""
-    handler = logging.FileHandler(folder / "logs" / f"{name}.jsonl")
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+def work(name: str, concurrency: int, graceful_timeout: float | None) -> None:
+    """Be a worker, until it is stopped."""
     try:
         app.run_worker(
             concurrency=concurrency, name=name, shutdown_graceful_timeout=graceful_timeout
@@ -231,10 +228,13 @@ def _wait_for_backlog(backlog: int) -> None:
 def main(command: str, folder: str, name: str, *arguments: str) -> None:
     """Do what the process is started for."""
     _journals.append(Journal(Path(folder) / "journals" / f"{name}.jsonl", name))
+    handler = logging.FileHandler(Path(folder) / "logs" / f"{name}.jsonl")
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     match command, arguments:
         case "work", (concurrency, graceful_timeout):
             timeout = None if graceful_timeout == "never" else float(graceful_timeout)
-            work(Path(folder), name, int(concurrency), timeout)
+            work(name, int(concurrency), timeout)
         case "defer", (rate, backlog, seed):
             defer(name, float(rate), int(backlog), int(seed))
         case _:

@@ -235,8 +235,9 @@ def _check_processes(processes: Iterable[Process]) -> Iterator[Violation]:
                     right = process.asks > 0
                 case -9:
                     right = process.doomed is not None
-                case -15:  # before the worker had its handlers
-                    right = process.asks > 0 and not process.had_started
+                case -15:  # before the worker had its handlers, or when it needed them no more
+                    idle = not process.had_started or process.had_stopped
+                    right = process.asks > 0 and idle
                 case 143:
                     right = process.asks >= 3
                 case 1:

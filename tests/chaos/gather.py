@@ -85,6 +85,7 @@ def _files(folder: Path, kind: str) -> Sequence[Path]:
 
 
 def _process(line: dict[str, Any], log: list[dict[str, Any]]) -> Process:
+    actions = {record.get("action") for record in log}
     ended = [record["error"] for record in log if record.get("action") == "ended"]
     return Process(
         name=line["name"],
@@ -93,7 +94,8 @@ def _process(line: dict[str, Any], log: list[dict[str, Any]]) -> Process:
         status=line["status"],
         asks=line["asks"],
         doomed=line["doomed"],
-        had_started=any(record.get("action") == "start_worker" for record in log),
+        had_started="start_worker" in actions,
+        had_stopped="stop_worker" in actions,
         error=ended[0] if ended else None,
     )
 

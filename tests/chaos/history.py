@@ -93,6 +93,8 @@ class Process:
     doomed: float | None = None
     #: It had said that it works.
     had_started: bool = True
+    #: It had said that it has stopped: every row is written, its own is gone.
+    had_stopped: bool = False
     #: The type of the exception that it ended by.
     error: str | None = None
 
