@@ -175,8 +175,8 @@ RETURNING id
 """
 
 _INSERT_DEADLY = """
-INSERT INTO procrastinate_jobs (task_name, args, priority)
-SELECT 'deadly', jsonb_build_object('token', token), 3 FROM (SELECT %s::text AS token) drawn
+INSERT INTO procrastinate_jobs (queue_name, task_name, args, priority)
+SELECT 'default', 'deadly', jsonb_build_object('token', token), 3 FROM (SELECT %s::text AS token) drawn
  WHERE NOT EXISTS (SELECT FROM procrastinate_jobs WHERE args ->> 'token' = token)
 RETURNING id
 """
