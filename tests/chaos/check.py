@@ -40,6 +40,16 @@ class Overlap:
 
 
 @attrs.frozen(kw_only=True)
+class Wait:
+    """How long a job was without a worker after a death, in seconds."""
+
+    #: Until another worker had rescued it.
+    rescued: float
+    #: Until it was claimed again: its wait in the queue included. None: it was not.
+    again: float | None
+
+
+@attrs.frozen(kw_only=True)
 class Findings:
     """What the check found."""
 
@@ -47,8 +57,7 @@ class Findings:
     #: Why jobs ran again.
     accounts: Counter[Account]
     overlaps: tuple[Overlap, ...]
-    #: Of each job whose worker died: seconds from the death to its next claim, or to its end.
-    waits: tuple[float, ...]
+    waits: tuple[Wait, ...]
 
 
 def check(history: History) -> Findings:
@@ -249,11 +258,10 @@ def _check_processes(processes: Iterable[Process]) -> Iterator[Violation]:
             yield Violation("processes", None, f"{told} after {process.asks} asks")
 
 
-def _waits(claims: dict[int, list[Claim]], evidence: Evidence) -> Iterator[float]:
+def _waits(claims: dict[int, list[Claim]], evidence: Evidence) -> Iterator[Wait]:
     for own in claims.values():
         for claim, following in pairwise([*own, None]):
             death = evidence.death_under(claim) if claim is not None else None
-            if claim is None or death is None:
-                continue
-            until = following.at if following is not None else claim.closed_at
-            yield max(0.0, until - death)
+            if claim is not None and death is not None:
+                again = None if following is None else max(0.0, following.at - death)
+                yield Wait(rescued=max(0.0, claim.closed_at - death), again=again)

@@ -15,7 +15,7 @@ import trio
 
 import trio_queue
 from tests.chaos.accounts import Account
-from tests.chaos.check import Findings
+from tests.chaos.check import Findings, Overlap
 from tests.chaos.history import History
 from tests.chaos.plan import Kind
 
@@ -74,10 +74,13 @@ def report(setting: Setting, history: History, findings: Findings) -> str:
             ],
         ),
         _table(
-            ("After a death a job was without a worker", "seconds"),
+            ("After a death a job was without a worker", "median", "longest"),
             [
-                ("median", f"{statistics.median(findings.waits or [0.0]):.1f}"),
-                ("longest", f"{max(findings.waits, default=0.0):.1f}"),
+                ("until it was rescued", *_spread(wait.rescued for wait in findings.waits)),
+                (
+                    "until it was claimed again, its wait in the queue included",
+                    *_spread(wait.again for wait in findings.waits if wait.again is not None),
+                ),
             ],
         ),
         _table(
@@ -109,9 +112,13 @@ def _statuses(history: History) -> list[tuple[str, int]]:
     return sorted(Counter(row.status for row in history.rows).items())
 
 
-def _longest(overlaps: Sequence[object]) -> str:
-    seconds = [getattr(each, "seconds", 0.0) for each in overlaps]
-    return f"{max(seconds, default=0.0):.2f} s"
+def _longest(overlaps: Iterable[Overlap]) -> str:
+    return _spread(overlap.seconds for overlap in overlaps)[1]
+
+
+def _spread(seconds: Iterable[float]) -> tuple[str, str]:
+    known = list(seconds) or [0.0]
+    return f"{statistics.median(known):.1f} s", f"{max(known):.1f} s"
 
 
 def _versions(server: str) -> str:
