@@ -24,7 +24,7 @@ def main() -> int:
     if given.look is not None:
         return _tell(given.look, look(given.look))
     folder = given.folder or Path(tempfile.mkdtemp(prefix="trio-queue-chaos-"))
-    print(f"seed {given.seed}; everything is kept in {folder}", flush=True)
+    _say(f"seed {given.seed}; everything is kept in {folder}")
     findings = run(
         Options(
             folder=folder,
@@ -32,20 +32,26 @@ def main() -> int:
             plan=draw_plan(given.seed, given.faults, given.minutes * 60),
             command=f"nox -s chaos -- --seed {given.seed} --faults {given.faults} "
             f"--minutes {given.minutes:g}",
-        )
+        ),
+        _say,
     )
     return _tell(folder, findings)
 
 
 def _tell(folder: Path, findings: Findings) -> int:
-    print((folder / "report.md").read_text())
+    _say((folder / "report.md").read_text())
     for violation in findings.violations[:50]:
-        print(violation)
+        _say(str(violation))
     if findings.violations:
-        print(f"{len(findings.violations)} promises were broken; look into {folder}")
+        _say(f"{len(findings.violations)} promises were broken; look into {folder}")
         return 1
-    print("every promise was kept")
+    _say("every promise was kept")
     return 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

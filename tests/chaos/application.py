@@ -194,9 +194,7 @@ def _defer_one(draw: Draw) -> None:
     options: Any = {"lock": draw.lock, "queueing_lock": draw.queueing_lock}
     if draw.delay is not None:
         options["schedule_in"] = {"seconds": draw.delay}
-    deferrer = app.configure_task(
-        draw.task, allow_unknown=False, priority=draw.priority, **options
-    )
+    deferrer = app.configure_task(draw.task, allow_unknown=False, priority=draw.priority, **options)
     token = draw.arguments["token"]
     journal().write("deferring", token=token, draw=json.dumps(draw.arguments))
     try:

@@ -92,7 +92,9 @@ def _check_rows(history: History) -> Iterator[Violation]:
     for deferral in history.deferrals:
         row = rows.get(deferral.job_id)
         if row is None or row.token != deferral.token:
-            yield Violation("lost", deferral.job_id, f"{deferral.token} was deferred, no row has it")
+            yield Violation(
+                "lost", deferral.job_id, f"{deferral.token} was deferred, no row has it"
+            )
     tokens = Counter(row.token for row in history.rows if row.token is not None)
     for token, count in tokens.items():
         if count > 1:
@@ -122,9 +124,7 @@ def _allowed(row: Row, reason: str, requested: bool) -> set[str]:
 # -- outcomes -----------------------------------------------------------------------------------------
 
 
-def _check_outcome(
-    claim: Claim, evidence: Evidence, own: Sequence[Claim]
-) -> Iterator[Violation]:
+def _check_outcome(claim: Claim, evidence: Evidence, own: Sequence[Claim]) -> Iterator[Violation]:
     """What was written when the claim was closed is what its run did, or what a rescue decides."""
     closed, how = claim.closed_as, claim.run.how if claim.run else None
     if closed is None:
@@ -143,7 +143,7 @@ def _check_outcome(
             stopped = how is How.INTERRUPTED and (requested or claim.reason == "shutdown")
             right = stopped or (requested and (claim.run is None or died))
         case "cancelled":
-            right = "queueing lock" in claim.reason and how is not How.RETURNED or died
+            right = "queueing lock" in claim.reason and (how is not How.RETURNED or died)
         case _:
             right = closed == "todo" and (how is not How.RETURNED or died)
     if not right:

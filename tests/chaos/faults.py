@@ -7,12 +7,35 @@ import math
 import signal
 import time
 from collections import Counter
-from typing import assert_never
 
 import trio
 
 from tests.chaos.plan import Fault, Kind
 from tests.chaos.scene import Place, Scene
+
+#: By a signal to a worker.
+_SIGNALS = frozenset(
+    {
+        Kind.KILL,
+        Kind.TERMINATE,
+        Kind.TERMINATE_TWICE,
+        Kind.TERMINATE_THRICE,
+        Kind.SUSPEND,
+        Kind.SUSPEND_SHORTLY,
+        Kind.SUSPEND_AND_KILL,
+    }
+)
+#: On a worker's way to the server.
+_WIRES = frozenset(
+    {
+        Kind.CUT,
+        Kind.CUT_BEFORE_ANSWER,
+        Kind.FREEZE,
+        Kind.FREEZE_SHORTLY,
+        Kind.HALF_OPEN,
+        Kind.REFUSE,
+    }
+)
 
 
 class Faults:
@@ -38,50 +61,43 @@ class Faults:
         began = time.time()
         await self._do(fault)
         self.done[fault.kind] += 1
-        line = {"number": fault.number, "kind": fault.kind.name, "began": began, "ended": time.time()}
+        line = {
+            "number": fault.number,
+            "kind": fault.kind.name,
+            "began": began,
+            "ended": time.time(),
+        }
         with (self._scene.folder / "faults.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     async def _do(self, fault: Fault) -> None:
         scene = self._scene
+        if fault.kind in _SIGNALS:
+            await _signal(fault, _target(scene.workers, fault))
+        elif fault.kind in _WIRES:
+            await _disturb(fault, _target(scene.workers, fault))
+        elif fault.kind in _STATEMENTS:
+            # Again until it has found somebody to do it to.
+            while not await scene.ask(_STATEMENTS[fault.kind], fault.target):  # noqa: ASYNC110 - it signals nothing
+                await trio.sleep(0.2)
+        else:
+            await self._do_else(fault)
+
+    async def _do_else(self, fault: Fault) -> None:
+        scene = self._scene
         match fault.kind:
-            case (
-                Kind.KILL
-                | Kind.TERMINATE
-                | Kind.TERMINATE_TWICE
-                | Kind.TERMINATE_THRICE
-                | Kind.SUSPEND
-                | Kind.SUSPEND_SHORTLY
-                | Kind.SUSPEND_AND_KILL
-            ):
-                await _signal(fault, _target(scene.workers, fault))
-            case (
-                Kind.CUT
-                | Kind.CUT_BEFORE_ANSWER
-                | Kind.FREEZE
-                | Kind.FREEZE_SHORTLY
-                | Kind.HALF_OPEN
-                | Kind.REFUSE
-            ):
-                await _disturb(fault, _target(scene.workers, fault))
-            case Kind.KILL_DEFERRER:
-                (await _target(scene.deferrers, fault).wait_up()).send(signal.SIGKILL)
-            case Kind.CUT_DEFERRER:
-                await _target(scene.deferrers, fault).wire.proxy.cut()
             case Kind.RESTART_SERVER:
                 await scene.restart_server(signal.SIGINT, fault.lasts)
             case Kind.CRASH_SERVER:
                 await scene.restart_server(signal.SIGKILL, fault.lasts)
-            case Kind.TERMINATE_BACKEND:
-                await _until_found(scene, _TERMINATE_BACKEND, fault.target)
-            case Kind.ABORT_JOB:
-                await _until_found(scene, _ABORT_JOB, fault.target)
-            case Kind.PRUNE:
-                await _until_found(scene, _PRUNE, fault.target)
             case Kind.DEADLY_JOB:
                 await scene.ask(_INSERT_DEADLY, f"deadly {fault.number}")
-            case _:
-                assert_never(fault.kind)
+            case Kind.KILL_DEFERRER:
+                (await _target(scene.deferrers, fault).wait_up()).send(signal.SIGKILL)
+            case Kind.CUT_DEFERRER:
+                await _target(scene.deferrers, fault).wire.proxy.cut()
+            case kind:
+                raise AssertionError(f"nobody does {kind}")
 
 
 def _target(places: list[Place], fault: Fault) -> Place:
@@ -134,12 +150,6 @@ async def _disturb(fault: Fault, place: Place) -> None:
             wire.accept()
 
 
-async def _until_found(scene: Scene, statement: str, target: float) -> None:
-    """Ask until the statement has found somebody to do it to."""
-    while not await scene.ask(statement, target):
-        await trio.sleep(0.2)
-
-
 #: Any session of a worker's or a deferring process's.
 _TERMINATE_BACKEND = """
 WITH sessions AS (
@@ -180,3 +190,9 @@ SELECT 'default', 'deadly', jsonb_build_object('token', token), 3 FROM (SELECT %
  WHERE NOT EXISTS (SELECT FROM procrastinate_jobs WHERE args ->> 'token' = token)
 RETURNING id
 """
+
+_STATEMENTS = {
+    Kind.TERMINATE_BACKEND: _TERMINATE_BACKEND,
+    Kind.ABORT_JOB: _ABORT_JOB,
+    Kind.PRUNE: _PRUNE,
+}

@@ -46,7 +46,7 @@ class Options:
     deferrers: int = 2
 
 
-def run(options: Options, tell: Callable[[str], None] = print) -> Findings:
+def run(options: Options, tell: Callable[[str], None]) -> Findings:
     """Run to the end, check, and write the report into the folder."""
     began = time.time()
     scene = Scene(options.folder)
@@ -91,8 +91,8 @@ async def _happen(scene: Scene, options: Options, tell: Callable[[str], None]) -
     for number, arguments in enumerate(WORKERS, 1):
         scene.workers.append(Place(scene, f"worker-{number}", "work", *arguments))
     for number in range(1, options.deferrers + 1):
-        arguments = (str(options.rate), str(options.backlog), str(options.seed))
-        scene.deferrers.append(Place(scene, f"deferrer-{number}", "defer", *arguments))
+        drawn_by = (str(options.rate), str(options.backlog), str(options.seed))
+        scene.deferrers.append(Place(scene, f"deferrer-{number}", "defer", *drawn_by))
     faults = Faults(scene)
     async with trio.open_nursery() as nursery:
         for place in scene.places:

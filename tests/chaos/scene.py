@@ -151,7 +151,15 @@ class Place:
         folder = self._scene.folder
         with (folder / "errors" / f"{name}.txt").open("wb") as errors:
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "tests.chaos.application", command, str(folder), name, *rest],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.chaos.application",
+                    command,
+                    str(folder),
+                    name,
+                    *rest,
+                ],
                 cwd=ROOT,
                 env={**os.environ, CONNINFO: self.wire.proxy.conninfo(self._scene.conninfo)},
                 stdin=subprocess.DEVNULL,
@@ -163,7 +171,7 @@ class Place:
     async def wait_up(self, patience: float = 5.0) -> Living:
         """Wait for a process that works, or, when patience ends, for one that lives."""
         deadline = trio.current_time() + patience
-        while self.living is None or (
+        while self.living is None or (  # noqa: ASYNC110 - a process's log signals nothing
             not self._has_started(self.living) and trio.current_time() < deadline
         ):
             await trio.sleep(0.05)

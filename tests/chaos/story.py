@@ -133,15 +133,11 @@ class Story:
         return number
 
     def ended(self, run: int, how: How = How.RETURNED, reason: str | None = None) -> None:
-        self._runs[run] = attrs.evolve(
-            self._runs[run], ended=self.tick(), how=how, reason=reason
-        )
+        self._runs[run] = attrs.evolve(self._runs[run], ended=self.tick(), how=how, reason=reason)
 
     def heard(self, process: str, *job_ids: int) -> None:
         """A worker logs that these jobs are not its own any more."""
-        self._hearings.append(
-            Hearing(process=process, at=self.tick(), job_ids=frozenset(job_ids))
-        )
+        self._hearings.append(Hearing(process=process, at=self.tick(), job_ids=frozenset(job_ids)))
 
     def could_not_write(self, process: str, job_id: int) -> None:
         self._not_written.append(NotWritten(process=process, job_id=job_id))

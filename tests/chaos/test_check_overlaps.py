@@ -99,10 +99,11 @@ def test_two_runs_of_one_job_without_a_lock() -> None:
     story.claimed(1)
     first = story.began(1)
     story.rescued(1)
-    finish_second = (story.claimed(1, worker_id=3), story.began(1, "c", worker_id=3))[1]
+    story.claimed(1, worker_id=3)
+    second = story.began(1, "c", worker_id=3)
     story.ended(first)
     story.heard("a", 1)
-    story.ended(finish_second)
+    story.ended(second)
     story.closed(1)
     findings = check(story.tell())
     assert findings.violations == ()

@@ -10,11 +10,10 @@ import trio
 from tests.chaos.history import How
 from tests.chaos.journal import Journal, read_lines, read_runs
 from tests.chaos.plan import Kind, draw_plan
-from trio_queue import AbortReason, JobContext
+from trio_queue import AbortReason, App, JobContext
 from trio_queue.exceptions import JobAborted
 from trio_queue.jobs import Job
 from trio_queue.testing import InMemoryConnector
-from trio_queue import App
 
 
 def test_a_seed_draws_its_plan_and_no_other() -> None:
@@ -30,17 +29,15 @@ def test_a_plan_is_as_long_as_asked_and_has_every_kind() -> None:
     assert {fault.kind for fault in plan} == set(Kind)
 
 
-class OnPurpose(Exception):
+class OnPurposeError(Exception):
     """Raised by a body."""
 
 
 @pytest.mark.parametrize(
     ("error", "how"),
-    [(None, How.RETURNED), (JobAborted(), How.INTERRUPTED), (OnPurpose(), How.RAISED)],
+    [(None, How.RETURNED), (JobAborted(), How.INTERRUPTED), (OnPurposeError(), How.RAISED)],
 )
-def test_a_run_is_read_as_it_was_written(
-    tmp_path: Path, error: Exception | None, how: How
-) -> None:
+def test_a_run_is_read_as_it_was_written(tmp_path: Path, error: Exception | None, how: How) -> None:
     path = tmp_path / "journal"
     journal = Journal(path, "worker-1.1")
     context = JobContext(
@@ -53,7 +50,7 @@ def test_a_run_is_read_as_it_was_written(
         with journal.running(context):
             if error:
                 raise error
-    except (JobAborted, OnPurpose):
+    except (JobAborted, OnPurposeError):
         pass
     [run] = read_runs(read_lines(path))
     assert (run.job_id, run.attempt, run.worker_id, run.lock) == (5, 2, 3, "l")
