@@ -48,6 +48,10 @@ class Evidence:
         """When the body ended, at the latest with its process."""
         return run.ended if run.ended is not None else self._processes[run.process].ended
 
+    def left_behind(self, run: Run) -> bool:
+        """The body never ended, and its process did not die: the worker left without it."""
+        return run.ended is None and not _died(self._processes[run.process])
+
     def hearing(self, claim: Claim) -> float | None:
         """When the worker of the claim's run heard that the job is no longer its own."""
         assert claim.run is not None

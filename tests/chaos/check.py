@@ -10,7 +10,7 @@ outcome   what the row says is what the body did
 again     a job runs again only for a retry, a requeue, a death or a lost lease
 overlap   two runs of one lock (or of one job) at once: only while the first's lease is lost and its
           worker has not heard of it; a body that does not heed its cancel may outlast the hearing
-processes workers end as they were asked to
+processes workers end as they were asked to, and not before their jobs
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ def check(history: History) -> Findings:
             violations += _count_account(claim, evidence, accounts)
     overlaps: list[Overlap] = []
     violations += _check_overlaps(runs, evidence, overlaps)
+    violations += [
+        Violation("processes", run.job_id, f"{run.process} ended before run {run.run_id} did")
+        for run in history.runs
+        if evidence.left_behind(run)
+    ]
     violations += _check_processes(history.processes)
     violations += [Violation("processes", None, text) for text in history.complaints]
     return Findings(

@@ -50,6 +50,9 @@ def run(options: Options, tell: Callable[[str], None]) -> Findings:
     """Run to the end, check, and write the report into the folder."""
     began = time.time()
     scene = Scene(options.folder)
+    with (options.folder / "plan.jsonl").open("w") as file:
+        for fault in options.plan:
+            file.write(json.dumps({**attrs.asdict(fault), "kind": fault.kind.name}) + "\n")
     try:
         faults = trio.run(_happen, scene, options, tell)
         save_database(scene.server.conninfo(), options.folder)

@@ -152,6 +152,18 @@ def test_an_end_that_nobody_asked_for(ended: dict[str, object]) -> None:
     assert found(story) == ["processes"]
 
 
+def test_a_worker_that_left_a_job_behind() -> None:
+    story = Story()
+    story.deferred(1)
+    story.claimed(1)
+    story.began(1)
+    story.closed(1, "todo", "shutdown", counted=0)
+    story.claimed(1, worker_id=2)
+    story.ended(story.began(1, "b", worker_id=2))
+    story.closed(1)
+    assert found(story) == ["again", "overlap", "processes"]
+
+
 def test_a_complaint_is_a_broken_promise() -> None:
     story = Story()
     story.complaints.append("2 orphans left")
