@@ -30,7 +30,7 @@ def main() -> int:
             folder=folder,
             seed=given.seed,
             plan=draw_plan(given.seed, given.faults, given.minutes * 60),
-            command=f"nox -s chaos -- --seed {given.seed} --faults {given.faults} "
+            command=f"python -m tests.chaos --seed {given.seed} --faults {given.faults} "
             f"--minutes {given.minutes:g}",
         ),
         _say,
