@@ -58,6 +58,14 @@ class Evidence:
         heard = self._hearings.get((claim.run.process, claim.job_id), [])
         return min((at for at in heard if at >= claim.at), default=None)
 
+    def was_not_told(self, claim: Claim) -> bool:
+        """The claim's run went on, unaware, when its worker had heard of the loss."""
+        run, heard = claim.run, self.hearing(claim) if claim.is_rescued else None
+        if run is None or heard is None or run.ended is None or run.reason is not None:
+            return False
+        # The jobs are told first, then the line is written, its moment cut to milliseconds.
+        return run.ended > heard + 0.001
+
     def died_unheard(self, claim: Claim) -> bool:
         """The process of the claim's run died, before or soon after the rescue."""
         assert claim.run is not None

@@ -166,6 +166,9 @@ def _count_account(
     if claim.run is None or (claim.closed_as != "todo" and not claim.is_rescued):
         return
     account = evidence.account(claim)
+    if evidence.was_not_told(claim):
+        text = f"run {claim.run.run_id} was not told when {claim.run.process} heard that it is lost"
+        yield Violation("overlap", claim.job_id, text)
     if account is None:
         yield Violation(
             "again",
@@ -214,9 +217,6 @@ def _check_overlap(
         wrong = "the first had not been rescued"
     elif heard is None and not evidence.died_unheard(claim):
         wrong = "its worker neither heard that the lease was lost nor died"
-    elif heard is not None and run.ended is not None and run.reason is None:
-        # The jobs are told first, then the line is written, its moment cut to milliseconds.
-        wrong = "it was not told" if run.ended > heard + 0.001 else None
     if wrong is not None:
         yield Violation("overlap", run.job_id, f"{both} {other.job_id}: {wrong}")
         return

@@ -61,6 +61,18 @@ def test_a_job_that_was_not_told_when_its_worker_heard() -> None:
     assert found(story) == ["overlap"]
 
 
+def test_a_job_that_was_not_told_and_overlaps_with_none() -> None:
+    story = Story()
+    story.deferred(1, "deaf")
+    story.claimed(1)
+    first = story.began(1)
+    story.rescued(1)
+    story.heard("a", 1)
+    story.ended(first)
+    finish(story)
+    assert found(story) == ["overlap"]
+
+
 def test_an_overlap_that_nobody_heard_of() -> None:
     story, first = overlapping()
     story.ended(first)
