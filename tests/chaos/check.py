@@ -135,6 +135,13 @@ def _check_outcome(claim: Claim, evidence: Evidence, own: Sequence[Claim]) -> It
     if closed is None:
         return  # `lost` tells it
     died = claim.is_rescued
+    if claim.run is not None and not died:
+        # Else it is somebody else's run that was written.
+        ended = claim.run.ended
+        if ended is None or ended > claim.closed_at + 0.001:
+            text = f"written as {closed} before run {claim.run.run_id} had ended"
+            yield Violation("outcome", claim.job_id, text)
+            return
     requested = evidence.abort_was_requested(claim.job_id)
     match closed:
         case "succeeded":

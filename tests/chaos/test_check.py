@@ -144,6 +144,19 @@ def test_succeeded_is_only_what_returned(story: Story, how: How | None) -> None:
     assert found(story) == ["outcome"]
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_an_outcome_is_not_written_before_the_body_has_ended(story: Story, *, ends: bool) -> None:
+    story.deferred(1)
+    story.claimed(1)
+    run = story.began(1)
+    story.closed(1)
+    if ends:
+        story.ended(run)
+    else:
+        story.killed("a")
+    assert found(story) == ["outcome"]
+
+
 def test_what_returned_did_not_fail(story: Story) -> None:
     story.deferred(1, "failing")
     ran(story, 1)

@@ -173,7 +173,7 @@ def test_a_worker_that_left_a_job_behind() -> None:
     story.claimed(1, worker_id=2)
     story.ended(story.began(1, "b", worker_id=2))
     story.closed(1)
-    assert found(story) == ["again", "overlap", "processes"]
+    assert found(story) == ["outcome", "again", "overlap", "processes"]
 
 
 def test_a_complaint_is_a_broken_promise() -> None:
