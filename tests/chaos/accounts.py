@@ -26,6 +26,14 @@ class Account(Enum):
     NOT_WRITTEN = "its worker said that it could not write the outcome"
 
 
+class Until(Enum):
+    """How the worker that had lost a lease learnt of it. The value is how the table names it."""
+
+    HEARD = "until its worker heard that the lease was lost"
+    DIED = "until its worker died, before it heard"
+    LEFT = "until its worker stopped, and said that it could not write the outcome"
+
+
 class Evidence:
     """What the processes' ends and the logs tell."""
 
@@ -66,11 +74,16 @@ class Evidence:
         # The jobs are told first, then the line is written, its moment cut to milliseconds.
         return run.ended > heard + 0.001
 
-    def died_unheard(self, claim: Claim) -> bool:
-        """The process of the claim's run died, before or soon after the rescue."""
+    def until(self, claim: Claim) -> Until | None:
+        """How the worker of the claim's run learnt that it had lost the job; None: it should have."""
         assert claim.run is not None
+        if self.hearing(claim) is not None:
+            return Until.HEARD
+        if (claim.run.process, claim.job_id) in self._not_written:
+            return Until.LEFT
         process = self._processes[claim.run.process]
-        return _died(process) and process.ended <= claim.closed_at + HEARING
+        died = _died(process) and process.ended <= claim.closed_at + HEARING
+        return Until.DIED if died else None
 
     def death_under(self, claim: Claim) -> float | None:
         """When the process died whose job this claim's rescue took, if it died before that."""
@@ -93,11 +106,15 @@ class Evidence:
     def _account_of_rescue(self, claim: Claim, run: Run) -> Account | None:
         if self.death_under(claim) is not None:
             return Account.DEATH if run.ended is None else Account.DEATH_AFTER
-        if self.hearing(claim) is not None:
-            return Account.LEASE
-        if (run.process, run.job_id) in self._not_written:
-            return Account.NOT_WRITTEN
-        return Account.LEASE_UNHEARD if self.died_unheard(claim) else None
+        match self.until(claim):
+            case Until.HEARD:
+                return Account.LEASE
+            case Until.LEFT:
+                return Account.NOT_WRITTEN
+            case Until.DIED:
+                return Account.LEASE_UNHEARD
+            case None:
+                return None
 
 
 def _died(process: Process) -> bool:

@@ -180,7 +180,7 @@ def defer(name: str, rate: float, backlog: int, seed: int) -> None:
     """Defer jobs of every kind, so many a second, until it is killed; wait while many are left."""
     numbers = random.Random(f"{name} {seed}")
     number = 0
-    with app.open():
+    with _opened():
         while True:
             _wait_for_backlog(backlog)
             for _ in range(max(1, round(rate))):
@@ -188,6 +188,15 @@ def defer(name: str, rate: float, backlog: int, seed: int) -> None:
                 number += 1
                 _defer_one(draw_job(numbers, f"{name} {number}"))
                 time.sleep(max(0.0, started + 1 / rate - time.monotonic()))
+
+
+def _opened() -> trio_queue.App:
+    """The App, open as soon as the database is there."""
+    while True:
+        try:
+            return app.open()
+        except ConnectorException:
+            time.sleep(0.2)
 
 
 def _defer_one(draw: Draw) -> None:

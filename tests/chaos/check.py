@@ -21,7 +21,7 @@ from itertools import pairwise
 
 import attrs
 
-from tests.chaos.accounts import Account, Evidence
+from tests.chaos.accounts import Account, Evidence, Until
 from tests.chaos.claims import Claim, match_runs, read_claims
 from tests.chaos.history import History, How, Process, Row, Run
 from tests.chaos.kinds import ALLOWED
@@ -35,8 +35,8 @@ class Overlap:
     first: str
     second: str
     seconds: float
-    #: The first run's worker heard of the loss; else it died before.
-    heard: bool
+    #: What came to the first run's worker in the end.
+    until: Until
 
 
 @attrs.frozen(kw_only=True)
@@ -147,7 +147,7 @@ def _check_outcome(claim: Claim, evidence: Evidence, own: Sequence[Claim]) -> It
         case "succeeded":
             right = how is How.RETURNED and not died
         case "failed" if died:
-            earlier = sum(1 for each in own if each.is_rescued and each.number < claim.number)
+            earlier = sum(each.is_counted_death and each.number < claim.number for each in own)
             right = claim.reason == f"worker_died {earlier + 1} times under it" and earlier >= 2
         case "failed":
             right = how is How.RAISED
@@ -218,24 +218,19 @@ def _check_overlap(
 ) -> Iterator[Violation]:
     (run, claim), (other, other_claim) = first, second
     both = f"run {run.run_id} ({run.process}) and run {other.run_id} ({other.process}) of job"
-    heard = evidence.hearing(claim)
-    wrong = None
+    until = evidence.until(claim)
     if not claim.is_rescued or claim.closed_number > other_claim.number:
-        wrong = "the first had not been rescued"
-    elif heard is None and not evidence.died_unheard(claim):
-        wrong = "its worker neither heard that the lease was lost nor died"
-    if wrong is not None:
-        yield Violation("overlap", run.job_id, f"{both} {other.job_id}: {wrong}")
-        return
-    end = min(evidence.end_of(run), evidence.end_of(other))
-    overlaps.append(
-        Overlap(
-            first=run.run_id,
-            second=other.run_id,
-            seconds=end - max(run.began, other.began),
-            heard=heard is not None,
+        text = f"{both} {other.job_id}: the first had not been rescued"
+        yield Violation("overlap", run.job_id, text)
+    elif until is None:
+        text = f"{both} {other.job_id}: its worker neither heard that the lease was lost nor died"
+        yield Violation("overlap", run.job_id, text)
+    else:
+        end = min(evidence.end_of(run), evidence.end_of(other))
+        seconds = end - max(run.began, other.began)
+        overlaps.append(
+            Overlap(first=run.run_id, second=other.run_id, seconds=seconds, until=until)
         )
-    )
 
 
 # -- processes ----------------------------------------------------------------------------------------

@@ -41,20 +41,40 @@ class Claim:
     closed_number: int = 0
     #: What stands beside the event that closed it.
     reason: str = ""
+    #: Who held the row when it was closed: its worker, under a new id perhaps, or who took it over.
+    holder_id: int | None = None
     run: Run | None = None
+    #: The ids that the process of the run was known by.
+    own_ids: frozenset[int] = frozenset()
 
     @property
     def is_rescued(self) -> bool:
-        """It was closed by a worker that took its worker for dead."""
+        """It was closed by a worker that took its worker for dead.
+
+        One that could not write so, because the answer to its taking over was lost or because it was
+        stopped just then, gives the job back without a reason.
+        """
+        taken_over = bool(self.own_ids) and self.holder_id not in {None, *self.own_ids}
+        return self.is_counted_death or taken_over
+
+    @property
+    def is_counted_death(self) -> bool:
+        """It was closed as the death of its worker."""
         return self.reason.startswith("worker_died")
 
 
 def read_claims(history: History, violations: list[Violation]) -> dict[int, list[Claim]]:
     """The claims of each job, in order; and whether events and changes tell the same."""
     changes: defaultdict[int, list[Change]] = defaultdict(list)
+    holders: dict[int, int | None] = {}
+    held_by: dict[int, int | None] = {}
     for change in sorted(history.changes, key=lambda each: each.number):
         if change.before != change.after:
             changes[change.job_id].append(change)
+        if change.after == "doing":
+            holders[change.job_id] = change.worker_id
+        else:
+            held_by[change.number] = holders.get(change.job_id)
     events: defaultdict[int, list[Event]] = defaultdict(list)
     for event in sorted(history.events, key=lambda each: each.id):
         events[event.job_id].append(event)
@@ -62,7 +82,7 @@ def read_claims(history: History, violations: list[Violation]) -> dict[int, list
     for row in history.rows:
         told = [event for event in events[row.id] if event.type not in _OTHER_EVENTS]
         violations += _check_story(row.id, events[row.id], told, changes[row.id])
-        claims[row.id] = _claims_of(changes[row.id], told)
+        claims[row.id] = _claims_of(changes[row.id], told, held_by)
     return claims
 
 
@@ -85,7 +105,9 @@ def _check_story(
             return
 
 
-def _claims_of(changes: list[Change], told: list[Event]) -> list[Claim]:
+def _claims_of(
+    changes: list[Change], told: list[Event], held_by: dict[int, int | None]
+) -> list[Claim]:
     claims: list[Claim] = []
     for change, event in zip_longest(changes, told):
         if change is None:
@@ -104,6 +126,7 @@ def _claims_of(changes: list[Change], told: list[Event]) -> list[Claim]:
             claims[-1].closed_as = change.after
             claims[-1].closed_at = change.at
             claims[-1].closed_number = change.number
+            claims[-1].holder_id = held_by[change.number]
             claims[-1].reason = (event.reason if event else None) or ""
     return claims
 
@@ -113,6 +136,7 @@ def match_runs(
 ) -> list[tuple[Run, Claim]]:
     """Each run with the claim that it ran under: a claim has one run at most, a run one claim."""
     matched: list[tuple[Run, Claim]] = []
+    ids = {process.name: process.worker_ids for process in history.processes}
     for run in sorted(history.runs, key=lambda each: each.began):
         fitting = [
             claim
@@ -138,5 +162,6 @@ def match_runs(
             )
             continue
         claim.run = run
+        claim.own_ids = ids[run.process] | {run.worker_id}
         matched.append((run, claim))
     return matched

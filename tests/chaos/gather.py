@@ -85,6 +85,12 @@ def _files(folder: Path, kind: str) -> Sequence[Path]:
 
 
 def _process(line: dict[str, Any], log: list[dict[str, Any]]) -> Process:
+    ids = {
+        worker_id
+        for record in log
+        for worker_id in (record.get("worker_id"), record.get("worker", {}).get("worker_id"))
+        if worker_id is not None
+    }
     actions = {record.get("action") for record in log}
     ended = [record["error"] for record in log if record.get("action") == "ended"]
     return Process(
@@ -96,6 +102,7 @@ def _process(line: dict[str, Any], log: list[dict[str, Any]]) -> Process:
         doomed=line["doomed"],
         had_started="start_worker" in actions,
         had_stopped="stop_worker" in actions,
+        worker_ids=frozenset(ids),
         error=ended[0] if ended else None,
     )
 

@@ -95,6 +95,8 @@ class Process:
     had_started: bool = True
     #: It had said that it has stopped: every row is written, its own is gone.
     had_stopped: bool = False
+    #: The ids of its worker: another after each loss of its row.
+    worker_ids: frozenset[int] = frozenset()
     #: The type of the exception that it ended by.
     error: str | None = None
 

@@ -14,7 +14,7 @@ import psycopg
 import trio
 
 import trio_queue
-from tests.chaos.accounts import Account
+from tests.chaos.accounts import Account, Until
 from tests.chaos.check import Findings, Overlap
 from tests.chaos.history import History
 from tests.chaos.plan import Kind
@@ -35,8 +35,6 @@ class Setting:
 def report(setting: Setting, history: History, findings: Findings) -> str:
     """All of it, as a Markdown page's tables."""
     promises = Counter(violation.promise for violation in findings.violations)
-    heard = [each for each in findings.overlaps if each.heard]
-    unheard = [each for each in findings.overlaps if not each.heard]
     tables = [
         _table(
             ("The run", ""),
@@ -69,8 +67,9 @@ def report(setting: Setting, history: History, findings: Findings) -> str:
         _table(
             ("Two runs of a lock at once", "times", "longest"),
             [
-                ("until its worker heard that the lease was lost", len(heard), _longest(heard)),
-                ("until its worker died, before it heard", len(unheard), _longest(unheard)),
+                (until.value, len(those), _longest(those))
+                for until in Until
+                for those in [[each for each in findings.overlaps if each.until is until]]
             ],
         ),
         _table(

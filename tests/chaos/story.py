@@ -77,6 +77,20 @@ class Story:
     def rescued(self, job_id: int, status: str = "todo") -> None:
         self.closed(job_id, status, "worker_died")
 
+    def taken_over(self, job_id: int, worker_id: int) -> None:
+        """A worker, another or the same under a new id, takes the row over."""
+        self._changes.append(
+            Change(
+                number=len(self._changes) + 1,
+                job_id=job_id,
+                at=self.tick(),
+                before="doing",
+                after="doing",
+                attempts=self._rows[job_id].attempts,
+                worker_id=worker_id,
+            )
+        )
+
     def abort_requested(self, job_id: int) -> None:
         self.event(job_id, "abort_requested")
 
@@ -156,6 +170,7 @@ class Story:
         error: str | None = None,
         had_started: bool = True,
         had_stopped: bool = False,
+        worker_ids: frozenset[int] = frozenset(),
     ) -> None:
         """A process ends, now."""
         self._processes[name] = Process(
@@ -168,4 +183,5 @@ class Story:
             error=error,
             had_started=had_started,
             had_stopped=had_stopped,
+            worker_ids=worker_ids,
         )

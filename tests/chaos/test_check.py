@@ -304,6 +304,35 @@ def test_a_worker_that_lives_on_must_have_heard(story: Story, alive_for: float) 
         assert found(story) == ["again"]
 
 
+@pytest.mark.parametrize("died", [False, True])
+def test_a_job_that_was_taken_over_may_be_given_back_without_a_reason(
+    story: Story, *, died: bool
+) -> None:
+    story.deferred(1)
+    story.claimed(1)
+    story.began(1)
+    if died:
+        story.killed("a")
+    story.taken_over(1, 2)
+    story.closed(1, "todo", counted=0)
+    ended_well(story)
+    if died:
+        assert accounts(story) == {Account.DEATH: 1}
+    else:
+        # It lived, and was never told.
+        assert found(story) == ["again", "overlap", "processes"]
+
+
+def test_a_worker_that_has_its_job_under_a_new_id_does_not_give_it_back(story: Story) -> None:
+    story.deferred(1)
+    ran(story, 1)
+    story.taken_over(1, 7)
+    story.process("a", asks=1, worker_ids=frozenset({1, 7}))
+    story.closed(1, "todo", counted=0)
+    ended_well(story)
+    assert found(story) == ["outcome", "again"]
+
+
 def test_a_claim_without_a_run_needs_no_account(story: Story) -> None:
     story.deferred(1)
     story.claimed(1)

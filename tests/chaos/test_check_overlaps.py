@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.chaos.accounts import Until
 from tests.chaos.check import check
 from tests.chaos.history import How
 from tests.chaos.story import Story
@@ -41,7 +42,7 @@ def test_an_overlap_until_the_worker_has_heard() -> None:
     findings = check(story.tell())
     assert findings.violations == ()
     [overlap] = findings.overlaps
-    assert (overlap.first, overlap.second, overlap.heard) == ("run 0", "run 1", True)
+    assert (overlap.first, overlap.second, overlap.until) == ("run 0", "run 1", Until.HEARD)
     assert overlap.seconds == pytest.approx(1.0)
 
 
@@ -86,7 +87,18 @@ def test_an_overlap_until_the_worker_died() -> None:
     finish(story)
     findings = check(story.tell())
     assert findings.violations == ()
-    assert [overlap.heard for overlap in findings.overlaps] == [False]
+    assert [overlap.until for overlap in findings.overlaps] == [Until.DIED]
+
+
+def test_an_overlap_until_the_worker_stopped_without_the_database() -> None:
+    story, first = overlapping()
+    story.ended(first)
+    story.could_not_write("a", 1)
+    story.process("a", status=1, asks=1, error="OutcomesNotWritten")
+    finish(story)
+    findings = check(story.tell())
+    assert findings.violations == ()
+    assert [overlap.until for overlap in findings.overlaps] == [Until.LEFT]
 
 
 def test_an_overlap_without_a_rescue() -> None:
