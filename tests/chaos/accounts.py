@@ -6,7 +6,7 @@ from collections import defaultdict
 from enum import Enum
 
 from tests.chaos.claims import Claim
-from tests.chaos.history import History, How, Process, Run
+from tests.chaos.history import History, How, NotWritten, Process, Run
 
 #: Seconds in which a worker that lives must hear of the loss of its lease. It hears at its first
 #: beat that is answered: after a suspension and a half-open connection, each bounded by the plan
@@ -55,6 +55,11 @@ class Evidence:
     def end_of(self, run: Run) -> float:
         """When the body ended, at the latest with its process."""
         return run.ended if run.ended is not None else self._processes[run.process].ended
+
+    def was_not_asked(self, told: NotWritten) -> bool:
+        """The worker gave up a write although nobody had asked it to stop."""
+        asked = self._processes[told.process].asked
+        return asked is None or told.at + 0.001 < asked
 
     def left_behind(self, run: Run) -> bool:
         """The body never ended, and its process did not die: the worker left without it."""

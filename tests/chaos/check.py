@@ -80,6 +80,13 @@ def check(history: History) -> Findings:
         if evidence.left_behind(run)
     ]
     violations += _check_processes(history.processes)
+    violations += [
+        Violation(
+            "processes", each.job_id, f"{each.process} gave up a write before a stop was asked"
+        )
+        for each in history.not_written
+        if evidence.was_not_asked(each)
+    ]
     violations += [Violation("processes", None, text) for text in history.complaints]
     return Findings(
         violations=tuple(violations),

@@ -70,7 +70,7 @@ def read_history(folder: Path) -> History:
             heard for name, log in logs.items() for line in log for heard in _hearings(name, line)
         ),
         not_written=tuple(
-            NotWritten(process=name, job_id=line["job"]["id"])
+            NotWritten(process=name, job_id=line["job"]["id"], at=_moment(line))
             for name, log in logs.items()
             for line in log
             if line.get("action") == "outcome_not_written"
@@ -99,6 +99,7 @@ def _process(line: dict[str, Any], log: list[dict[str, Any]]) -> Process:
         ended=line["ended"],
         status=line["status"],
         asks=line["asks"],
+        asked=line.get("asked", 0.0 if line["asks"] else None),
         doomed=line["doomed"],
         had_started="start_worker" in actions,
         had_stopped="stop_worker" in actions,
@@ -112,8 +113,12 @@ def _hearings(process: str, line: dict[str, Any]) -> list[Hearing]:
         return []
     # One line for a worker's row, with all the jobs that are lost with it, or one for a job.
     jobs = line["lost_jobs"] if "lost_jobs" in line else [line["job"]["id"]]
-    at = datetime.datetime.fromisoformat(line["timestamp"]).timestamp()
-    return [Hearing(process=process, at=at, job_ids=frozenset(jobs))]
+    return [Hearing(process=process, at=_moment(line), job_ids=frozenset(jobs))]
+
+
+def _moment(line: dict[str, Any]) -> float:
+    """When a line was logged, cut to milliseconds."""
+    return datetime.datetime.fromisoformat(line["timestamp"]).timestamp()
 
 
 def _complaints(

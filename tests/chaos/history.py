@@ -89,6 +89,7 @@ class Process:
     status: int
     #: How often SIGTERM was sent to it, and when first.
     asks: int = 0
+    asked: float | None = None
     #: When it was sent the signal that it cannot survive: SIGKILL, the third SIGTERM.
     doomed: float | None = None
     #: It had said that it works.
@@ -116,6 +117,7 @@ class NotWritten:
 
     process: str
     job_id: int
+    at: float
 
 
 @attrs.frozen(kw_only=True)

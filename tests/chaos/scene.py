@@ -94,6 +94,7 @@ class Living:
     name: str
     process: trio.Process
     asks: int = 0
+    asked: float | None = None
     doomed: float | None = None
     suspended: int = 0
 
@@ -103,6 +104,7 @@ class Living:
             return
         if number == signal.SIGTERM:
             self.asks += 1
+            self.asked = self.asked or time.time()
         if number == signal.SIGKILL or self.asks == 3:
             self.doomed = self.doomed or time.time()
         self.process.send_signal(number)
@@ -225,6 +227,7 @@ class Scene:
             "ended": time.time(),
             "status": living.process.returncode,
             "asks": living.asks,
+            "asked": living.asked,
             "doomed": living.doomed,
         }
         with (self.folder / "processes.jsonl").open("a") as file:

@@ -154,7 +154,7 @@ class Story:
         self._hearings.append(Hearing(process=process, at=self.tick(), job_ids=frozenset(job_ids)))
 
     def could_not_write(self, process: str, job_id: int) -> None:
-        self._not_written.append(NotWritten(process=process, job_id=job_id))
+        self._not_written.append(NotWritten(process=process, job_id=job_id, at=self.tick()))
 
     def killed(self, process: str) -> None:
         self.process(process, status=-9, doomed=self.tick())
@@ -165,6 +165,7 @@ class Story:
         *,
         status: int = 0,
         asks: int = 0,
+        asked: float | None = None,
         doomed: float | None = None,
         is_worker: bool = True,
         error: str | None = None,
@@ -179,6 +180,7 @@ class Story:
             ended=self.now + 0.01,
             status=status,
             asks=asks,
+            asked=asked,
             doomed=doomed,
             error=error,
             had_started=had_started,

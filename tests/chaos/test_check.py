@@ -284,7 +284,7 @@ def test_again_because_its_worker_could_not_write(story: Story) -> None:
     story.deferred(1)
     ran(story, 1)
     story.could_not_write("a", 1)
-    story.process("a", status=1, asks=1, error="OutcomesNotWritten")
+    story.process("a", status=1, asks=1, asked=1.0, error="OutcomesNotWritten")
     story.rescued(1)
     ended_well(story)
     assert accounts(story) == {Account.NOT_WRITTEN: 1}

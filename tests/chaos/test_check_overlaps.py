@@ -94,7 +94,7 @@ def test_an_overlap_until_the_worker_stopped_without_the_database() -> None:
     story, first = overlapping()
     story.ended(first)
     story.could_not_write("a", 1)
-    story.process("a", status=1, asks=1, error="OutcomesNotWritten")
+    story.process("a", status=1, asks=1, asked=1.0, error="OutcomesNotWritten")
     finish(story)
     findings = check(story.tell())
     assert findings.violations == ()
@@ -186,6 +186,15 @@ def test_a_worker_that_left_a_job_behind() -> None:
     story.ended(story.began(1, "b", worker_id=2))
     story.closed(1)
     assert found(story) == ["outcome", "again", "overlap", "processes"]
+
+
+def test_a_worker_that_gave_up_a_write_before_it_was_asked_to_stop() -> None:
+    story, first = overlapping()
+    story.ended(first)
+    story.could_not_write("a", 1)
+    story.process("a", asks=1, asked=story.tick())
+    finish(story)
+    assert found(story) == ["processes"]
 
 
 def test_a_complaint_is_a_broken_promise() -> None:
