@@ -104,7 +104,9 @@ class Evidence:
         assert run is not None
         if claim.is_rescued:
             return self._account_of_rescue(claim, run)
-        if claim.reason == "shutdown":
+        if claim.reason in {"released", "shutdown; not begun"}:
+            return None  # said of what was claimed and never ran
+        if claim.reason.startswith("shutdown"):
             return Account.REQUEUE if run.how in {How.INTERRUPTED, How.RAISED} else None
         return Account.RETRY if run.how is How.RAISED else None
 

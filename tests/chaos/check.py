@@ -159,7 +159,7 @@ def _check_outcome(claim: Claim, evidence: Evidence, own: Sequence[Claim]) -> It
         case "failed":
             right = how is How.RAISED
         case "aborted":
-            stopped = how is How.INTERRUPTED and (requested or claim.reason == "shutdown")
+            stopped = how is How.INTERRUPTED and (requested or claim.reason.startswith("shutdown"))
             right = stopped or (requested and (claim.run is None or died))
         case "cancelled":
             right = "queueing lock" in claim.reason and (how is not How.RETURNED or died)

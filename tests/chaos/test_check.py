@@ -232,6 +232,15 @@ def test_what_returned_does_not_run_again(story: Story, reason: str | None) -> N
     assert found(story) == ["outcome", "again"]
 
 
+@pytest.mark.parametrize("reason", ["released", "shutdown; not begun"])
+def test_what_ran_is_not_given_back_as_if_it_had_not(story: Story, reason: str) -> None:
+    story.deferred(1, "steady")
+    ran(story, 1, How.INTERRUPTED, "shutdown")
+    story.closed(1, "todo", reason, counted=0)
+    ended_well(story)
+    assert found(story) == ["again"]
+
+
 def test_what_was_interrupted_by_nobody_does_not_run_again(story: Story) -> None:
     story.deferred(1, "steady")
     ran(story, 1, How.INTERRUPTED)
