@@ -105,9 +105,9 @@ def _target(places: list[Place], fault: Fault) -> Place:
 
 
 async def _signal(fault: Fault, place: Place) -> None:
-    # One of five meets a process that is just starting, if there is one.
-    waits = fault.number % 5 != 0
-    living = await place.wait_up(5.0 if waits else 0.0)
+    # One of ten meets a process that is just starting, if there is one.
+    is_patient = fault.number % 10 != 0
+    living = await (place.wait_up() if is_patient else place.wait_up(0.0))
     match fault.kind:
         case Kind.KILL:
             living.send(signal.SIGKILL)

@@ -170,7 +170,7 @@ class Place:
             )
         return Living(name, process)
 
-    async def wait_up(self, patience: float = 5.0) -> Living:
+    async def wait_up(self, patience: float = 15.0) -> Living:
         """Wait for a process that works, or, when patience ends, for one that lives."""
         deadline = trio.current_time() + patience
         while self.living is None or (  # noqa: ASYNC110 - a process's log signals nothing
