@@ -43,6 +43,11 @@ class Evidence:
         for hearing in history.hearings:
             for job_id in hearing.job_ids:
                 self._hearings[hearing.process, job_id].append(hearing.at)
+        self._up = sorted(
+            (process.started, process.doomed or process.ended)
+            for process in history.processes
+            if process.is_worker and process.started is not None
+        )
         self._not_written = {(each.process, each.job_id) for each in history.not_written}
         self._requested = {
             event.job_id for event in history.events if event.type == "abort_requested"
@@ -97,6 +102,16 @@ class Evidence:
         process = self._processes[claim.run.process]
         died_at = process.doomed or process.ended
         return died_at if _died(process) and died_at <= claim.closed_at else None
+
+    def seconds_attended(self, claim: Claim, death: float) -> float:
+        """Of the time from the death to the rescue: how long another worker was up."""
+        assert claim.run is not None
+        attended, reached = 0.0, death
+        for began, ended in self._up:
+            begin, end = max(began, reached), min(ended, claim.closed_at)
+            if end > begin:
+                attended, reached = attended + end - begin, end
+        return attended
 
     def account(self, claim: Claim) -> Account | None:
         """Why the claim was given back, or ended by a rescue, after a run; None: there is no reason."""

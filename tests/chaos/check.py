@@ -45,6 +45,8 @@ class Wait:
 
     #: Until another worker had rescued it.
     rescued: float
+    #: Of these, those in which another worker was up (it may have been suspended or cut off).
+    attended: float
     #: Until it was claimed again: its wait in the queue included. None: it was not.
     again: float | None
 
@@ -259,7 +261,7 @@ def _check_processes(processes: Iterable[Process]) -> Iterator[Violation]:
                 case -9:
                     right = process.doomed is not None
                 case -15:  # before the worker had its handlers, or when it needed them no more
-                    idle = not process.had_started or process.had_stopped
+                    idle = process.started is None or process.had_stopped
                     right = process.asks > 0 and idle
                 case 143:
                     right = process.asks >= 3
@@ -278,4 +280,8 @@ def _waits(claims: dict[int, list[Claim]], evidence: Evidence) -> Iterator[Wait]
             death = evidence.death_under(claim) if claim is not None else None
             if claim is not None and death is not None:
                 again = None if following is None else max(0.0, following.at - death)
-                yield Wait(rescued=max(0.0, claim.closed_at - death), again=again)
+                yield Wait(
+                    rescued=max(0.0, claim.closed_at - death),
+                    attended=evidence.seconds_attended(claim, death),
+                    again=again,
+                )

@@ -101,7 +101,10 @@ def _process(line: dict[str, Any], log: list[dict[str, Any]]) -> Process:
         asks=line["asks"],
         asked=line.get("asked", 0.0 if line["asks"] else None),
         doomed=line["doomed"],
-        had_started="start_worker" in actions,
+        started=min(
+            (_moment(record) for record in log if record.get("action") == "start_worker"),
+            default=None,
+        ),
         had_stopped="stop_worker" in actions,
         worker_ids=frozenset(ids),
         error=ended[0] if ended else None,

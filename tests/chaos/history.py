@@ -92,8 +92,8 @@ class Process:
     asked: float | None = None
     #: When it was sent the signal that it cannot survive: SIGKILL, the third SIGTERM.
     doomed: float | None = None
-    #: It had said that it works.
-    had_started: bool = True
+    #: When it said that it works; None: it never did.
+    started: float | None = 0.0
     #: It had said that it has stopped: every row is written, its own is gone.
     had_stopped: bool = False
     #: The ids of its worker: another after each loss of its row.

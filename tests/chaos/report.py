@@ -77,6 +77,10 @@ def report(setting: Setting, history: History, findings: Findings) -> str:
             [
                 ("until it was rescued", *_spread(wait.rescued for wait in findings.waits)),
                 (
+                    "… of which another worker was up",
+                    *_spread(wait.attended for wait in findings.waits),
+                ),
+                (
                     "until it was claimed again, its wait in the queue included",
                     *_spread(wait.again for wait in findings.waits if wait.again is not None),
                 ),

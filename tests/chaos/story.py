@@ -169,7 +169,7 @@ class Story:
         doomed: float | None = None,
         is_worker: bool = True,
         error: str | None = None,
-        had_started: bool = True,
+        started: float | None = 0.0,
         had_stopped: bool = False,
         worker_ids: frozenset[int] = frozenset(),
     ) -> None:
@@ -183,7 +183,7 @@ class Story:
             asked=asked,
             doomed=doomed,
             error=error,
-            had_started=had_started,
+            started=started,
             had_stopped=had_stopped,
             worker_ids=worker_ids,
         )

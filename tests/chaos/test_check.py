@@ -267,6 +267,20 @@ def test_again_because_of_a_death(story: Story, *, body_ended: bool, account: Ac
     assert (wait.rescued, wait.again) == pytest.approx((2.2, 3.2))
 
 
+def test_how_long_a_job_waited_while_another_worker_was_up(story: Story) -> None:
+    story.deferred(1)
+    story.claimed(1)
+    story.began(1)
+    story.killed("a")
+    began = story.tick(5.0)
+    story.rescued(1)
+    ended_well(story)
+    # Of six seconds one is left to the second worker.
+    story.process("b", asks=1, started=began)
+    [wait] = check(story.tell()).waits
+    assert (wait.rescued, wait.attended) == pytest.approx((6.0, 1.0))
+
+
 def test_again_because_of_a_lost_lease(story: Story) -> None:
     story.deferred(1)
     story.claimed(1)

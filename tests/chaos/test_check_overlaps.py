@@ -143,7 +143,7 @@ def test_two_runs_of_one_job_without_a_lock() -> None:
         {"status": 0, "asks": 1},
         {"status": -9, "doomed": 1.0},
         {"status": 143, "asks": 3},
-        {"status": -15, "asks": 1, "had_started": False},
+        {"status": -15, "asks": 1, "started": None},
         {"status": -15, "asks": 2, "had_stopped": True},
         {"status": 7},
         {"status": 1, "error": "OutcomesNotWritten"},
