@@ -7,7 +7,8 @@ doubled   no job has two outcomes, no deferral made two jobs
 events    the events tell of each change of a row, in order
 claims    a body runs only under a claim, once for each
 outcome   what the row says is what the body did
-again     a job runs again only for a retry, a requeue, a death or a lost lease
+again     a job runs again only for a retry, a requeue, a death or a lost lease, and not after a user
+          has asked for its abort
 overlap   two runs of one lock (or of one job) at once: only while the first's lease is lost and its
           worker has not heard of it; a body that does not heed its cancel may outlast the hearing
 processes workers end as they were asked to, and not before their jobs

@@ -89,8 +89,11 @@ def read_claims(history: History, violations: list[Violation]) -> dict[int, list
 def _check_story(
     job_id: int, events: list[Event], told: list[Event], changes: list[Change]
 ) -> Iterable[Violation]:
-    if [event.type for event in events].count("deferred") != 1:
+    types = [event.type for event in events]
+    if types.count("deferred") != 1:
         yield Violation("events", job_id, "not deferred once")
+    if "abort_requested" in types and "started" in types[types.index("abort_requested") :]:
+        yield Violation("again", job_id, "started after a user had asked for its abort")
     ends = [event.type for event in told if event.type in _ENDS]
     if len(ends) > 1:
         yield Violation("doubled", job_id, f"ended {len(ends)} times: {', '.join(ends)}")

@@ -356,6 +356,17 @@ def test_a_worker_that_has_its_job_under_a_new_id_does_not_give_it_back(story: S
     assert found(story) == ["outcome", "again"]
 
 
+def test_a_job_is_not_started_after_a_user_asked_for_its_abort(story: Story) -> None:
+    story.deferred(1, "flaky")
+    story.claimed(1)
+    run = story.began(1)
+    story.abort_requested(1)
+    story.ended(run, How.RAISED, "user_request")
+    story.closed(1, "todo")
+    ended_well(story)
+    assert found(story) == ["again"]
+
+
 def test_a_claim_without_a_run_needs_no_account(story: Story) -> None:
     story.deferred(1)
     story.claimed(1)
