@@ -23,6 +23,7 @@ class Account(Enum):
     DEATH_AFTER = "its worker died between the end of the body and the write"
     LEASE = "its worker lost the lease, and heard of it"
     LEASE_UNHEARD = "its worker lost the lease, and died before it heard"
+    AGREED = "its worker lost the lease, and found the outcome written that it meant"
     NOT_WRITTEN = "its worker said that it could not write the outcome"
 
 
@@ -31,6 +32,7 @@ class Until(Enum):
 
     HEARD = "until its worker heard that the lease was lost"
     DIED = "until its worker died, before it heard"
+    AGREED = "until its worker found the outcome written that it meant"
     LEFT = "until its worker stopped, and said that it could not write the outcome"
 
 
@@ -49,6 +51,7 @@ class Evidence:
             if process.is_worker and process.started is not None
         )
         self._not_written = {(each.process, each.job_id) for each in history.not_written}
+        self._written = {(each.process, each.job_id, each.status) for each in history.written}
         self._requested = {
             event.job_id for event in history.events if event.type == "abort_requested"
         }
@@ -91,6 +94,10 @@ class Evidence:
             return Until.HEARD
         if (claim.run.process, claim.job_id) in self._not_written:
             return Until.LEFT
+        # A write that finds its very outcome in the row counts as written: an earlier try may have
+        # been. Who wrote it here is the rescue: `aborted`, where a user asked, or `failed`.
+        if (claim.run.process, claim.job_id, claim.closed_as) in self._written:
+            return Until.AGREED
         process = self._processes[claim.run.process]
         died = _died(process) and process.ended <= claim.closed_at + HEARING
         return Until.DIED if died else None
@@ -131,6 +138,8 @@ class Evidence:
         match self.until(claim):
             case Until.HEARD:
                 return Account.LEASE
+            case Until.AGREED:
+                return Account.AGREED
             case Until.LEFT:
                 return Account.NOT_WRITTEN
             case Until.DIED:

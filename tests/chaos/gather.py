@@ -18,6 +18,7 @@ from tests.chaos.history import (
     NotWritten,
     Process,
     Row,
+    Written,
 )
 from tests.chaos.journal import read_deferrals, read_lines, read_runs
 
@@ -74,6 +75,12 @@ def read_history(folder: Path) -> History:
             for name, log in logs.items()
             for line in log
             if line.get("action") == "outcome_not_written"
+        ),
+        written=tuple(
+            Written(process=name, job_id=line["job_id"], status=line["status"])
+            for name, log in logs.items()
+            for line in log
+            if line.get("action") in {"job_aborted", "job_error"}
         ),
         deferrals=tuple(read_deferrals(lines)),
         complaints=tuple(_complaints(folder, told, logs)),

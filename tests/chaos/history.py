@@ -121,6 +121,15 @@ class NotWritten:
 
 
 @attrs.frozen(kw_only=True)
+class Written:
+    """A line that says: this outcome of this job is in its row."""
+
+    process: str
+    job_id: int
+    status: str
+
+
+@attrs.frozen(kw_only=True)
 class Deferral:
     """A deferring process was told that this job is in the database."""
 
@@ -139,6 +148,7 @@ class History:
     processes: tuple[Process, ...] = ()
     hearings: tuple[Hearing, ...] = ()
     not_written: tuple[NotWritten, ...] = ()
+    written: tuple[Written, ...] = ()
     deferrals: tuple[Deferral, ...] = ()
     #: Lines of the logs that no worker should have to write, and what is left at the end.
     complaints: tuple[str, ...] = ()

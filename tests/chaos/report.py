@@ -61,7 +61,7 @@ def report(setting: Setting, history: History, findings: Findings) -> str:
             ],
         ),
         _table(
-            ("Jobs taken up again, because of", "times"),
+            ("Jobs that ran again, or that a rescue ended", "times"),
             [(account.value, findings.accounts[account]) for account in Account],
         ),
         _table(

@@ -15,6 +15,7 @@ from tests.chaos.history import (
     Process,
     Row,
     Run,
+    Written,
 )
 
 _EVENTS = {"todo": "deferred_for_retry", "doing": "started"}
@@ -32,6 +33,7 @@ class Story:
         self._deferrals: list[Deferral] = []
         self._hearings: list[Hearing] = []
         self._not_written: list[NotWritten] = []
+        self._written: list[Written] = []
         self._processes: dict[str, Process] = {}
         self.complaints: list[str] = []
 
@@ -45,6 +47,7 @@ class Story:
             processes=tuple(self._processes.values()),
             hearings=tuple(self._hearings),
             not_written=tuple(self._not_written),
+            written=tuple(self._written),
             deferrals=tuple(self._deferrals),
             complaints=tuple(self.complaints),
         )
@@ -152,6 +155,10 @@ class Story:
     def heard(self, process: str, *job_ids: int) -> None:
         """A worker logs that these jobs are not its own any more."""
         self._hearings.append(Hearing(process=process, at=self.tick(), job_ids=frozenset(job_ids)))
+
+    def wrote(self, process: str, job_id: int, status: str) -> None:
+        """A worker logs that this outcome is in the row."""
+        self._written.append(Written(process=process, job_id=job_id, status=status))
 
     def could_not_write(self, process: str, job_id: int) -> None:
         self._not_written.append(NotWritten(process=process, job_id=job_id, at=self.tick()))

@@ -313,6 +313,23 @@ def test_again_because_its_worker_could_not_write(story: Story) -> None:
     assert accounts(story) == {Account.NOT_WRITTEN: 1}
 
 
+@pytest.mark.parametrize("written", ["aborted", "failed"])
+def test_a_worker_that_finds_the_outcome_it_meant_need_not_have_heard(
+    story: Story, written: str
+) -> None:
+    story.deferred(1)
+    story.claimed(1)
+    run = story.began(1)
+    story.abort_requested(1)
+    story.rescued(1, "aborted")
+    story.ended(run, How.INTERRUPTED, "user_request")
+    story.wrote("a", 1, written)
+    if written == "aborted":
+        assert accounts(story) == {Account.AGREED: 1}
+    else:
+        assert found(story) == ["again"]
+
+
 @pytest.mark.parametrize("alive_for", [5.0, 60.0])
 def test_a_worker_that_lives_on_must_have_heard(story: Story, alive_for: float) -> None:
     story.deferred(1)
