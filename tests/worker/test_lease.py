@@ -375,6 +375,10 @@ async def test_jobs_claimed_under_a_row_that_lived_shortly_are_kept_too(
         more.may_end.set()
         await trio.sleep(1)
         assert connector.statuses == ["succeeded", "succeeded"]
+    # Neither was rescued by the worker that was running it.
+    assert [connector.event_types(job_id) for job_id in (1, 2)] == [
+        ["deferred", "started", "succeeded"]
+    ] * 2
 
 
 async def test_a_job_that_was_lost_is_not_adopted_at_a_later_loss(
