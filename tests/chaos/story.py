@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from tests.chaos.check import check
 from tests.chaos.history import (
     Change,
     Deferral,
@@ -194,3 +195,14 @@ class Story:
             had_stopped=had_stopped,
             worker_ids=worker_ids,
         )
+
+
+def found(story: Story) -> list[str]:
+    """Which promises were broken."""
+    return [violation.promise for violation in check(story.tell()).violations]
+
+
+def ran(story: Story, job_id: int, how: How = How.RETURNED, reason: str | None = None) -> None:
+    """A job is claimed, and its body runs to its end."""
+    story.claimed(job_id)
+    story.ended(story.began(job_id), how, reason)

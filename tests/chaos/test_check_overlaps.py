@@ -7,8 +7,7 @@ import pytest
 from tests.chaos.accounts import Until
 from tests.chaos.check import check
 from tests.chaos.history import How
-from tests.chaos.story import Story
-from tests.chaos.test_check import found
+from tests.chaos.story import Story, found
 
 
 def overlapping(*, rescued: bool = True, lock: str = "lock") -> tuple[Story, int]:
