@@ -114,6 +114,13 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def chaos(session: nox.Session) -> None:
+    """A thousand random faults, and nothing lost: `nox -s chaos -- --seed 7 --faults 1000 --minutes 15`."""
+    session.install("-e", ".[embedded]", *group("test"))
+    session.run("python", "-m", "tests.chaos", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure against Procrastinate and floors, as ratios in one run. On a quiet machine only."""
     session.install("-e", ".[embedded]", *group("test"))

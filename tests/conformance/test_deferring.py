@@ -190,3 +190,28 @@ async def test_a_periodic_moment_stays_taken_when_its_job_is_deleted(store: JobS
     assert await store.run(CancelJob(job_id, delete_job=True))
     assert await store.run(DeferPeriodicJob(Job(task_name="t"), "", 5)) is None
     assert await store.run(ListJobs(status=Status.TODO)) == []
+
+
+async def test_a_periodic_moment_stays_taken_when_a_later_one_is(store: JobStore) -> None:
+    async def ask(moment: int) -> int | None:
+        return await store.run(DeferPeriodicJob(Job(task_name="t"), "", moment))
+
+    assert None not in [await ask(1000), await ask(1120)]
+    # A worker that was cut off comes late, with what another has long deferred.
+    assert await ask(1000) is None
+    # One that nobody has deferred is caught up with.
+    assert await ask(1060) is not None
+    assert await ask(1060) is None
+    assert await store.run(DeferPeriodicJob(Job(task_name="t"), "other", 1000)) is not None
+
+
+async def test_periodic_moments_are_remembered_for_an_hour_before_the_latest(
+    store: JobStore,
+) -> None:
+    async def ask(moment: int) -> int | None:
+        return await store.run(DeferPeriodicJob(Job(task_name="t"), "", moment))
+
+    assert None not in [await ask(1000), await ask(1001), await ask(4601)]
+    assert await ask(1000) is None  # forgotten: it may have been deferred
+    assert await ask(1001) is None
+    assert await ask(1002) is not None

@@ -124,5 +124,6 @@ def test_a_periodic_job_is_deferred_once_for_its_moment(connection: Connection) 
     assert second != first
     assert rows(
         connection, "SELECT defer_timestamp, job_id FROM procrastinate_periodic_defers"
-    ) == [(200, second)]
+    ) == [(100, first), (200, second)]
+    assert ask(100) is None
     assert ask(150) is not None

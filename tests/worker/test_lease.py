@@ -349,3 +349,59 @@ async def test_renewing_what_was_renewed_already_does_nothing(
         assert lease is not None
         await lease.renew(before + 100)
         assert worker.worker_id == before
+
+
+async def test_jobs_claimed_under_a_row_that_lived_shortly_are_kept_too(
+    app: App,
+    connector: FaultyConnector,
+    store: FaultyStore,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    steps, more = Steps(), Steps()
+    await app.task(name="job")(steps.__call__).defer_async()
+    later = app.task(name="later")(more.__call__)
+    async with working(app, concurrency=2) as worker:
+        await steps.started.wait()
+        prune(connector)
+        adopting = store.hang(AdoptJobs)
+        await adopting.wait_hit()
+        await later.defer_async()
+        await more.started.wait()
+        prune(connector)
+        adopting.release()
+        await trio.sleep(1)
+        assert {row["worker_id"] for row in connector.jobs.values()} == {worker.worker_id}
+        steps.may_end.set()
+        more.may_end.set()
+        await trio.sleep(1)
+        assert connector.statuses == ["succeeded", "succeeded"]
+    # Neither was rescued by the worker that was running it.
+    assert [connector.event_types(job_id) for job_id in (1, 2)] == [
+        ["deferred", "started", "succeeded"]
+    ] * 2
+
+
+async def test_a_job_that_was_lost_is_not_adopted_at_a_later_loss(
+    app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    ends = trio.Event()
+
+    @app.task(name="deaf")
+    async def deaf() -> None:
+        with trio.CancelScope(shield=True):
+            await ends.wait()
+
+    await deaf.defer_async()
+    async with working(app):
+        await trio.sleep(1)
+        rescue_elsewhere(connector)
+        await trio.sleep(11)
+        status = connector.status(1)
+        # It runs a second time, elsewhere, and that worker dies too: the run here is the lost one.
+        row = connector.jobs[1]
+        row["status"], row["worker_id"] = "doing", None
+        prune(connector)
+        await trio.sleep(11)
+        holder = connector.jobs[1]["worker_id"]
+        ends.set()
+    assert (status, holder) == ("doing", None)

@@ -16,6 +16,9 @@ from trio_queue.completion import RELEASED, Completion
 from trio_queue.exceptions import WorkerGone
 from trio_queue.jobs import AbortReason, Status
 
+#: Seconds before the latest moment of a periodic task; see trio_queue_defer_periodic_job_v1.
+_MOMENTS_REMEMBERED = 3600
+
 
 @answer.register
 def defer_jobs(verb: store.DeferJobs, tables: Tables) -> list[int]:
@@ -33,18 +36,24 @@ def defer_periodic_job(verb: store.DeferPeriodicJob, tables: Tables) -> int | No
         for row in tables.periodic_defers
         if (row.task_name, row.periodic_id) == (verb.job.task_name, verb.periodic_id)
     ]
-    if any(row.defer_timestamp == verb.defer_timestamp for row in same_task):
+    moment = verb.defer_timestamp
+    if any(
+        row.defer_timestamp == moment or row.defer_timestamp > moment + _MOMENTS_REMEMBERED
+        for row in same_task
+    ):
         return None
     [job_id] = tables.insert_jobs([verb.job.evolve(scheduled_at=None)])
     before = tables.periodic_defers
     tables.periodic_defers = [
-        row for row in before if row not in same_task or row.defer_timestamp > verb.defer_timestamp
+        row
+        for row in before
+        if row not in same_task or row.defer_timestamp >= moment - _MOMENTS_REMEMBERED
     ]
     tables.periodic_defers.append(
         PeriodicRow(
             task_name=verb.job.task_name,
             periodic_id=verb.periodic_id,
-            defer_timestamp=verb.defer_timestamp,
+            defer_timestamp=moment,
             job_id=job_id,
         )
     )

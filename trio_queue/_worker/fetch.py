@@ -140,6 +140,7 @@ class Fetcher:
         self._running.add(running)
         if worker_id != self._lease.worker_id:
             # The row was lost while the claim was under way, and the job with it.
+            running.lost = True
             running.abort(AbortReason.LEASE_LOST)
         elif job.abort_requested or job.id in self._early_aborts:
             running.abort(AbortReason.USER_REQUEST)

@@ -144,26 +144,44 @@ class Lease:
         async with self._renewing:
             if self._id != lost_id:
                 return
-            adopted: set[int] | None = None
-            while adopted is None:
-                await self._insist(self._register)
-                if self._heartbeat is not None:
-                    self._heartbeat.renew(self.worker_id)
-                try:
-                    adopted = set(await self._insist(partial(self._adopt, lost_id)))
-                except WorkerGone:
-                    continue  # the new row is gone, too
-            lost = [
-                running
-                for running in self._running
-                if running.worker_id == lost_id and running.id not in adopted
-            ]
-            for running in self._running:
-                if running.worker_id == lost_id and running.id in adopted:
+            kept, lost = await self._register_anew()
+            self._report_loss(lost_id, kept=kept, lost=lost)
+
+    async def _register_anew(self) -> tuple[int, list[RunningJob]]:
+        """Answers how many running jobs were kept, and which were lost."""
+        while True:
+            await self._insist(self._register)
+            if self._heartbeat is not None:
+                self._heartbeat.renew(self.worker_id)
+            try:
+                return await self._sort_out()
+            except WorkerGone:
+                # The new row was taken too, before the jobs were under it: once more. (One that
+                # was claimed under it meanwhile is sorted out with them.)
+                continue
+
+    async def _sort_out(self) -> tuple[int, list[RunningJob]]:
+        """Keep the jobs under lost rows that nobody has taken, and abort the others."""
+        kept, lost = 0, list[RunningJob]()
+        for lost_id in sorted({running.worker_id for running in self._strays()}):
+            adopted = set(await self._insist(partial(self._adopt, lost_id)))
+            for running in [each for each in self._strays() if each.worker_id == lost_id]:
+                if running.id in adopted:
                     running.worker_id = self.worker_id
-            for running in lost:
-                running.abort(AbortReason.LEASE_LOST)
-            self._report_loss(lost_id, kept=len(adopted), lost=lost)
+                    kept += 1
+                else:
+                    running.lost = True
+                    running.abort(AbortReason.LEASE_LOST)
+                    lost.append(running)
+        return kept, lost
+
+    def _strays(self) -> list[RunningJob]:
+        """The running jobs that are under a lost row, and not lost themselves."""
+        return [
+            running
+            for running in self._running
+            if running.worker_id != self.worker_id and not running.lost
+        ]
 
     async def settled_id(self) -> int:
         """The id of the row, once no registration anew is under way that has yet to adopt our jobs."""
@@ -177,7 +195,9 @@ class Lease:
             await self.renew(worker_id)
 
     async def _adopt(self, lost_id: int) -> list[int]:
-        held = [(each.id, each.job.attempts) for each in self._running if each.worker_id == lost_id]
+        held = [
+            (each.id, each.job.attempts) for each in self._strays() if each.worker_id == lost_id
+        ]
         if not held:
             return []
         return await self._database.run(AdoptJobs(self.worker_id, lost_id, held))

@@ -36,6 +36,8 @@ class RunningJob:
     #: False while its body runs in a thread. The cancel of the scope would not reach the thread,
     #: but raise inside the job's own calls back into Trio.
     interruptible: bool = True
+    #: Its row is somebody else's, whatever it had been asked to stop for before.
+    lost: bool = False
     #: Its body has ended; its row is still to be written.
     ended: bool = False
     #: When the body began, by Trio's clock.
