@@ -32,9 +32,9 @@ MUTATIONS_OF_ROWS = (
     Mutation(
         "jobs of a lost lease run on",
         "_worker.lease",
-        "Lease.renew",
-        "                running.abort(AbortReason.LEASE_LOST)\n",
-        "                pass\n",
+        "Lease._sort_out",
+        "                    running.abort(AbortReason.LEASE_LOST)\n",
+        "                    pass\n",
         Script((JobSpec(20.5),), (Prune(1, Theft.KEEP),)),
     ),
     Mutation(
@@ -162,7 +162,7 @@ MUTATIONS_OF_ROWS = (
     Mutation(
         "the second loss of the row ends the worker",
         "_worker.lease",
-        "Lease.renew",
+        "Lease._register_anew",
         "except WorkerGone:",
         "except ZeroDivisionError:",
         Script(
@@ -189,7 +189,7 @@ MUTATIONS_OF_ROWS = (
         "self._unanswered = False",
         Script(
             (JobSpec(4.5, ending=Ending.RAISE, retries=1),),
-            (Trouble(3, ALL, Ill.LOSE, 3.25),),
+            (Trouble(3, "finish_jobs", Ill.LOSE, 2.25), Trouble(3, "fetch_jobs", Ill.LOSE, 2.25)),
             listen=False,
         ),
     ),

@@ -158,12 +158,12 @@ MUTATIONS_OF_STOPPING = (
         Script((JobSpec(ending=Ending.KEYBOARD_INTERRUPT), JobSpec(9.5))),
     ),
     Mutation(
-        "jobs are claimed while draining",
+        "a drain waits for the next look at the queue",
         "worker",
         "Worker._conduct",
         """        intake.cancel(reason="the worker drains")\n""",
         "",
-        Script((JobSpec(9.5), JobSpec(deferred_at=4)), (AskWorker(1, Ask.STOP),)),
+        Script((JobSpec(0.5),), (AskWorker(2, Ask.STOP),)),
     ),
     Mutation(
         "the caller's cancel is swallowed",

@@ -13,7 +13,14 @@ from trio_queue import App, JobContext, RetryStrategy
 from trio_queue.completion import StalledJobs, decide_orphan
 from trio_queue.exceptions import TrioQueueException
 from trio_queue.jobs import Job, Status
-from trio_queue.store import AdoptOrphans, FetchJobs, FinishJobs, RegisterWorker, UnregisterWorker
+from trio_queue.store import (
+    AdoptOrphans,
+    FetchJobs,
+    FinishJobs,
+    RegisterWorker,
+    UnregisterWorker,
+    UpdateHeartbeat,
+)
 from trio_queue.testing import FaultyStore
 
 
@@ -64,6 +71,44 @@ async def test_a_dead_workers_job_runs_again_within_the_timeout_and_a_heartbeat(
         "succeeded",
     ]
     assert "Rescued job job[1](), whose worker died" in caplog.text
+
+
+@pytest.mark.promise("When the database is away / rescue, after an outage as long as a lease")
+async def test_after_an_outage_as_long_as_a_lease_the_living_have_time_to_say_so(
+    app: App, connector: FaultyConnector, store: FaultyStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Every worker looks dead when the database is back: the first one back must not take them all for it."""
+    await app.task(name="job")(Steps().__call__).defer_async()
+    async with working(app, queues=["another"]) as worker:
+        await trio.sleep(1)
+        other = die_with_a_job(connector)
+        outage = store.fail(times=None)
+        await trio.sleep(60)
+        outage.release()
+        before = outage.hits
+        await trio.sleep(5)  # it is back, and asks again
+        assert outage.hits == before
+        assert store.calls[-1] != "adopt_orphans"
+        connector.database.run(UpdateHeartbeat(other))  # the other one is back, too
+        await trio.sleep(20)
+        assert connector.jobs[1]["worker_id"] == other
+        assert "adopt_orphans" in store.calls[-10:]
+        await trio.sleep(30)  # it really died
+        assert connector.event_types(1) == ["deferred", "started", "deferred_for_retry"]
+        assert worker.worker_id is not None
+
+
+async def test_a_worker_that_has_just_started_gives_the_living_time_too(
+    app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
+) -> None:
+    await app.task(name="job")(Steps().__call__).defer_async()
+    other = die_with_a_job(connector)
+    await trio.sleep(60)  # the database was away, and is back with the worker's start
+    async with working(app, queues=["another"]):
+        await trio.sleep(3)
+        connector.database.run(UpdateHeartbeat(other))
+        await trio.sleep(20)
+        assert connector.jobs[1]["worker_id"] == other
 
 
 async def test_a_living_workers_job_is_left_to_it(

@@ -20,6 +20,8 @@ CLAIM_BOUND = 5.0
 WRITE_BOUND = 10.0
 #: How the connections that verbs are sent over are called.
 VERBS = "verbs"
+#: Seconds: away again so soon, it was not really back.
+ONE_OUTAGE = 5.0
 #: Seconds: the first and the longest pause between two tries. A worker fetches again within a
 #: second of the server's return.
 BACKOFF = (0.05, 0.8)
@@ -37,6 +39,8 @@ class Database:
         self._logger = logger
         #: Since when no verb is answered, by Trio's clock; infinity: they are.
         self.away_since = math.inf
+        # The last time that verbs were not answered: from when to when.
+        self._away_from = self._away_to = -math.inf
         # Which connections are lost, and since when the first of them is; when the last outage ended.
         self._lost: set[str] = set()
         self._lost_since = -math.inf
@@ -69,7 +73,9 @@ class Database:
             if self.store.is_transient(error):
                 self._is_away(verb, error, said_at)
             raise
-        self.away_since = math.inf
+        if self.away_since < math.inf:
+            self.away_since = math.inf
+            self._away_to = trio.current_time()
         self.ended(VERBS)
         return answer
 
@@ -78,10 +84,19 @@ class Database:
         return isinstance(error, TooSlow) or self.store.is_transient(error)
 
     def _is_away(self, verb: Verb[object], error: BaseException, said_at: float) -> None:
-        self.away_since = min(self.away_since, trio.current_time())
+        now = trio.current_time()
+        if self.away_since == math.inf and now - self._away_to > ONE_OUTAGE:
+            self._away_from = now
+        self.away_since = min(self.away_since, now)
         # What was said during an outage may fail after its end: that is no other one.
         if said_at >= self._back_since:
             self.began(VERBS, error, verb=verb.name)
+
+    def was_away(self, seconds: float, *, within: float) -> bool:
+        """Whether it is away, or came back in the last `within` seconds, and was away for so long."""
+        now = trio.current_time()
+        until = self._away_to if self.away_since == math.inf else now
+        return until - self._away_from >= seconds and now - until < within
 
     # One line for an outage and one for its end, however many connections it takes.
 

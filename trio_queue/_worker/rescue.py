@@ -23,6 +23,8 @@ from trio_queue.job_context import WorkerOwner
 from trio_queue.log import Action, fields
 from trio_queue.store import AdoptOrphans, Finished, FinishJobs, Orphan
 
+#: Seconds until a heartbeat has noticed the end of an outage: it tries every second, and connects.
+HEARTBEAT_RETURNS = 3.0
 #: How many jobs are taken over at once: each is held only while one statement is written.
 LIMIT = 100
 
@@ -60,8 +62,13 @@ class Rescuer:
         if self._options.stalled_jobs is StalledJobs.LEAVE:
             return
         backoff = Backoff()
-        pause = 0.0
+        # Not at once: the database may have come back this moment, for the others too. But a worker
+        # that does not wait may have no other time.
+        pause = self._options.update_heartbeat_interval if self._options.wait else 0.0
         while not await self._shutdown.drains_within(pause):
+            if self._others_may_look_dead():
+                pause = backoff.next()
+                continue
             worker_id = self._lease.worker_id
             try:
                 found = await self._rescue()
@@ -77,6 +84,16 @@ class Rescuer:
             # Workers that started together do not ask together for ever.
             interval = self._options.update_heartbeat_interval * random.uniform(0.9, 1.0)  # noqa: S311
             pause = 0.0 if found == LIMIT else interval
+
+    def _others_may_look_dead(self) -> bool:
+        """After an outage as long as a lease every worker looks dead, until its next beat.
+
+        The first one back would take the running jobs of all that live.
+        """
+        options = self._options
+        interval = options.update_heartbeat_interval
+        long = options.stalled_worker_timeout - 2 * interval
+        return self._database.was_away(max(long, 0.0), within=max(interval, HEARTBEAT_RETURNS))
 
     async def _rescue(self) -> int:
         async with self._fetcher.claiming:  # a release must not give back what is being taken over
