@@ -9,7 +9,7 @@ import trio.testing
 from tests.fix_worker import FaultyConnector, Steps, rescue_elsewhere, wait_until, work, working
 from trio_queue import App
 from trio_queue._worker import running
-from trio_queue._worker.pace import DISTRUST, HORIZON, MAX_AGE, MAX_AHEAD, Pace
+from trio_queue._worker.pace import DISTRUST, HORIZON, MAX_AGE, MAX_AHEAD, SAMPLE, Pace
 from trio_queue.store import CancelJob
 from trio_queue.testing import FaultyStore
 
@@ -155,18 +155,22 @@ async def test_long_jobs_are_not_claimed_ahead(
 async def test_the_pace_decides_how_many(mock_clock: trio.testing.MockClock) -> None:
     pace = Pace(None)
     pace.measure(0)
+    mock_clock.jump(1.0)
+    pace.measure(SAMPLE - 1)  # too few to say, however short they were
     assert pace.ahead() == 0
     mock_clock.jump(1.0)
-    pace.measure(500)
-    assert pace.ahead() == 500 * HORIZON
+    pace.measure(SAMPLE - 1)  # from here on
+    mock_clock.jump(0.5)
+    pace.measure(500 + SAMPLE - 1)
+    assert pace.ahead() == 1_000 * HORIZON
     mock_clock.jump(0.001)
-    pace.measure(501)  # too soon to say
-    assert pace.ahead() == 500 * HORIZON
-    mock_clock.jump(0.999)
-    pace.measure(100_500)
+    pace.measure(500 + SAMPLE)  # too few for another pace
+    assert pace.ahead() == 1_000 * HORIZON
+    mock_clock.jump(0.5)
+    pace.measure(100_000)
     assert pace.ahead() == MAX_AHEAD
     mock_clock.jump(60.0)
-    pace.measure(100_500)
+    pace.measure(200_000)  # it rested: nobody knows
     assert pace.ahead() == 0
 
 

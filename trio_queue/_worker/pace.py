@@ -15,8 +15,9 @@ import trio
 HORIZON = 0.1
 #: As many at most. Batches of five hundred cost the server a fifth less a job than batches of a hundred (19 and 24 µs).
 MAX_AHEAD = 1_000
-#: Seconds over which a pace is measured, at least: shorter ones say more of the clock than of the jobs.
-MIN_WINDOW = 0.01
+#: So many jobs in so many seconds are a pace; fewer are not, however short they were: the next may be long.
+SAMPLE = 100
+WINDOW = 1.0
 #: Seconds that a job may wait for a place; then it is given back.
 MAX_AGE = 1.0
 #: Seconds after that in which nothing is claimed ahead.
@@ -34,7 +35,7 @@ class Pace:
         self._fixed = fixed
         self._per_second = 0.0
         self._begun = 0
-        self._measured_at = -math.inf
+        self._measured_at = 0.0
         self._distrusted_until = -math.inf
 
     @property
@@ -53,10 +54,13 @@ class Pace:
     def measure(self, begun: int) -> None:
         """Take note at a claim of how many jobs have begun, ever."""
         now = trio.current_time()
-        elapsed = now - self._measured_at
-        if elapsed < MIN_WINDOW:
+        elapsed, count = now - self._measured_at, begun - self._begun
+        if elapsed > WINDOW:
+            self._per_second = 0.0
+        elif count >= SAMPLE and elapsed > 0:
+            self._per_second = count / elapsed
+        else:
             return
-        self._per_second = (begun - self._begun) / elapsed
         self._begun, self._measured_at = begun, now
 
     def break_off(self) -> None:
