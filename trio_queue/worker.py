@@ -23,9 +23,9 @@ from trio_queue._worker.call import Caller
 from trio_queue._worker.complete import Completer
 from trio_queue._worker.database import Database
 from trio_queue._worker.fetch import Fetcher
+from trio_queue._worker.flavors import Flavors
 from trio_queue._worker.hear import Ear
 from trio_queue._worker.lease import Lease
-from trio_queue._worker.opening import opened
 from trio_queue._worker.options import Options, WorkerOptions, read_options
 from trio_queue._worker.periodic import PeriodicDeferrer
 from trio_queue._worker.report import Reporter
@@ -75,6 +75,7 @@ class Worker:
         )
         self._shutdown.on_change = self._changed
         self._supervisor = Supervisor(self._shutdown, self._reporter.logger)
+        self._flavors = Flavors(app, self.options.asyncio_backend)
         self._lease: Lease | None = None
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
@@ -99,6 +100,17 @@ class Worker:
     def abort(self) -> None:
         """Abort the running jobs, then stop. From any thread, at any time, as often as one likes."""
         self._shutdown.abort("abort() was called")
+
+    def ask(self, who: str = "ask() was called") -> None:
+        """Ask once: the first time it drains, the second time it aborts. From any thread, at any time.
+
+        Signals count with these, and so does the cancel of a task that awaits
+        `App.run_worker_async` in an asyncio loop.
+
+        Args:
+            who: Who asks, for the log.
+        """
+        self._shutdown.ask(who)
 
     # Ctrl-C must reach the one task that hears it, not whichever of ours happens to hold the CPU:
     # each task of the worker begins with a protected function.
@@ -185,7 +197,10 @@ class Worker:
 
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         self.app.perform_import_paths()
-        async with opened(self.app.connector), self.app.connector.open_store() as store:
+        async with (
+            self._flavors.opened(),
+            self.app.connector.open_store() as store,
+        ):
             database = Database(store, self._reporter.logger)
             self._stages.away_since = lambda: database.lost_since
             lease = Lease(
@@ -312,6 +327,7 @@ class Worker:
     def _caller(self) -> Caller:
         return Caller(
             worker=self,
+            flavors=self._flavors,
             began=self._reporter.began,
             thread_limit=self.options.thread_limit or self.options.concurrency,
             task_middleware=tuple(self.options.task_middleware),
