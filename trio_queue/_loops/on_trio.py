@@ -60,7 +60,9 @@ async def open_asyncio_on_trio() -> AsyncGenerator[RunsAsyncio]:
                 await closing.wait()
 
     async with trio.open_nursery() as nursery:
-        loop = await nursery.start(keep_open)
+        # Shielded: cancelled meanwhile, start() would wait for the end of what it starts.
+        with trio.CancelScope(shield=True):
+            loop = await nursery.start(keep_open)
         try:
             yield AsyncioOnTrio(loop)
         finally:

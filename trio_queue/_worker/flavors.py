@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from functools import partial
 from typing import TypeVar
 
+import attrs
 import trio
 
 from trio_queue._loops.backends import open_backend
@@ -20,6 +21,14 @@ from trio_queue.tasks import AnyTask
 from trio_queue.types import Flavor
 
 T = TypeVar("T")
+
+
+@attrs.define
+class _Opening:
+    """The opening of a loop, which jobs may wait for together."""
+
+    ended: trio.Event = attrs.field(factory=trio.Event)
+    error: Exception | None = None
 
 
 class Flavors:
@@ -36,7 +45,7 @@ class Flavors:
         self._asyncio_host: HostsTrio | None = None
         self._runner: RunsAsyncio | None = None
         self._ready: set[Flavor] = set()
-        self._opening = trio.Lock()
+        self._openings: dict[Flavor, _Opening] = {}
         self._closing = trio.Event()
         self._nursery: trio.Nursery | None = None
 
@@ -77,26 +86,44 @@ class Flavors:
         """Open what this flavour needs, if it is not open. Raises as `opened` does."""
         if flavor in self._ready:
             return
-        async with self._opening:
-            if flavor not in self._ready:
-                assert self._nursery is not None, "it is open"
-                await self._nursery.start(self._keep, flavor)
-                self._ready.add(flavor)
+        opening = self._openings.get(flavor)
+        if opening is None:
+            assert self._nursery is not None, "it is open"
+            opening = self._openings[flavor] = _Opening()
+            # Not by nursery.start(): in a scope that is cancelled meanwhile, that would wait for
+            # the end of what it starts, which waits for the end of the block.
+            self._nursery.start_soon(self._keep, flavor, opening)
+        await opening.ended.wait()
+        if opening.error is not None:
+            self._openings.pop(flavor, None)  # the next job tries again
+            raise opening.error
 
     # As every task of the worker: Ctrl-C is for the one that hears it.
     @trio.lowlevel.enable_ki_protection
-    async def _keep(self, flavor: Flavor, task_status: trio.TaskStatus[None]) -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            if flavor == "trio":
-                await stack.enter_async_context(opened(self._app.connector))
-            else:
-                self._runner = self._asyncio_host or await stack.enter_async_context(
-                    open_backend(self._backend)
-                )
-                await stack.enter_async_context(_opened_in(self._runner, self._app.connector))
-            task_status.started()
-            with trio.CancelScope(shield=True):  # the block ends it, when no job uses it any more
-                await self._closing.wait()
+    async def _keep(self, flavor: Flavor, opening: _Opening) -> None:
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                await self._open(flavor, stack)
+                self._ready.add(flavor)
+                opening.ended.set()
+                with trio.CancelScope(shield=True):  # until no job uses it any more
+                    await self._closing.wait()
+        except Exception as error:
+            if opening.ended.is_set():
+                raise
+            opening.error = error
+        finally:
+            opening.ended.set()
+
+    async def _open(self, flavor: Flavor, stack: contextlib.AsyncExitStack) -> None:
+        connector = self._app.connector
+        if flavor == "trio":
+            await stack.enter_async_context(opened(connector))
+            return
+        self._runner = self._asyncio_host or await stack.enter_async_context(
+            open_backend(self._backend)
+        )
+        await stack.enter_async_context(_opened_in(self._runner, connector))
 
     async def run(self, flavor: Flavor, function: Callable[[], Awaitable[T]]) -> T:
         """Await `function()` in the loop of this flavour, which is ready. From Trio."""
