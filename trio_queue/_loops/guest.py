@@ -99,10 +99,14 @@ class Guest:
         #: Who has to hear of Ctrl-C, and of the end of the loop.
         self.workers: dict[HostedWorker, Callable[[KeyboardInterrupt], None]] = {}
         self._waking = contextlib.ExitStack()
+        self._until_shutdown = self._wait_shutdown()
         self._timer: weakref.ref[asyncio.TimerHandle] | None = None
 
     def start(self) -> None:
         """Begin the run. From the loop's thread."""
+        # Stepped by hand to where it waits; before the run, so that asyncio's hooks take it up.
+        with contextlib.suppress(StopIteration):
+            self._until_shutdown.asend(None).send(None)
         with contextlib.ExitStack() as stack:
             stack.enter_context(woken_by_signals(self.loop))
             trio.lowlevel.start_guest_run(
@@ -113,6 +117,7 @@ class Guest:
                 host_uses_signal_set_wakeup_fd=True,
             )
             self._waking = stack.pop_all()
+        self._queue.keep_hooks()
         # Only the loop knows this object: closing the loop forgets it, and it tells.
         self._timer = weakref.ref(self.loop.call_later(_YEAR, _Sentinel(self).touch))
 
@@ -140,8 +145,23 @@ class Guest:
         self._waking.close()
         if (timer := self._timer and self._timer()) is not None:
             timer.cancel()
+        with contextlib.suppress(StopIteration, RuntimeError):  # it may be what waits for this
+            self._until_shutdown.aclose().send(None)
         if not self.loop.is_closed():
             self.finished.set_result(None)
+
+    async def _wait_shutdown(self) -> AsyncGenerator[None]:
+        """What `loop.shutdown_asyncgens()` closes: the last moment at which the loop still runs."""
+        try:
+            yield
+        finally:
+            if not self._has_ended:
+                self._ask("the asyncio loop shuts down")
+                await asyncio.wait([self.finished])
+
+    def _ask(self, who: str) -> None:
+        for worker in tuple(self.workers):
+            worker.ask(who)
 
     # -- the ways across --------------------------------------------------------------------------
 
@@ -225,8 +245,7 @@ class Guest:
         # Nobody in asyncio ends it any more.
         self.ending = True
         self._end_if_idle()
-        while not self._has_ended:
-            self._queue.wait_and_call_next()
+        self._queue.call_until(lambda: self._has_ended)
 
     def _let_go(self, call: Call[Any]) -> None:
         self._calls.discard(call)
@@ -248,8 +267,7 @@ class Guest:
             "Stop the worker, and await it, before you leave",
             extra=fields(Action.HOST_LOOP_CLOSED),
         )
-        for worker in tuple(self.workers):
-            worker.ask("the process exits")
+        self._ask("the process exits")
         self.loop.run_until_complete(asyncio.wait([self.finished]))
 
 
@@ -276,22 +294,29 @@ class _Here(threading.local):
 _here = _Here()
 
 
-@contextlib.asynccontextmanager
-async def open_guest() -> AsyncGenerator[Guest]:
-    """The Trio guest of the running asyncio loop, while the block lasts.
+class open_guest:  # noqa: N801 - it is used as a function
+    """`async with open_guest() as guest:` has the Trio guest of the running asyncio loop.
+
+    Not an async generator: `loop.shutdown_asyncgens()` would leave the block under the worker.
 
     Raises:
         TrioAlreadyRuns: Trio runs in this thread in another way.
         TrioQueueException: Another loop of this thread has a worker inside and stands still.
     """
-    guest = await _guest_of(asyncio.get_running_loop())
-    guest.users += 1
-    try:
-        yield guest
-    finally:
-        guest.users -= 1
-        if not guest.users:
-            await guest.end()
+
+    _guest: Guest
+
+    async def __aenter__(self) -> Guest:
+        """Use it, and start it if nobody has."""
+        self._guest = await _guest_of(asyncio.get_running_loop())
+        self._guest.users += 1
+        return self._guest
+
+    async def __aexit__(self, *_: object) -> None:
+        """Leave it; the last one ends it."""
+        self._guest.users -= 1
+        if not self._guest.users:
+            await self._guest.end()
 
 
 async def _guest_of(loop: asyncio.AbstractEventLoop) -> Guest:
