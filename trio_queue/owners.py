@@ -90,8 +90,8 @@ class HostsTrio(RunsAsyncio, Protocol):
         ...
 
 
-#: The asyncio loop whose guest this Trio run is; not set where Trio runs by itself.
-asyncio_host: trio.lowlevel.RunVar[HostsTrio] = trio.lowlevel.RunVar("asyncio_host")
+#: The asyncio loop whose guest this Trio run is; None where Trio runs by itself.
+asyncio_host: trio.lowlevel.RunVar[HostsTrio | None] = trio.lowlevel.RunVar("asyncio_host", None)
 
 
 class HostedWorker(Protocol):

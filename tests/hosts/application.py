@@ -132,9 +132,7 @@ class Application:
 async def within_patience(wait: Coroutine[Any, Any, Any], worker: asyncio.Task[None]) -> None:
     """Await what a worker does; fail with the worker, or rather than hang."""
     waiting = asyncio.ensure_future(wait)
-    await asyncio.wait(
-        [waiting, worker], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
-    )
+    await asyncio.wait([waiting, worker], timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
     if worker.done():
         waiting.cancel()
         worker.result()

@@ -66,7 +66,9 @@ def saw() -> list[Any]:
 
 
 def statuses(app: App) -> list[str]:
-    return [str(job.status) for job in sorted(app.job_manager.list_jobs(), key=lambda job: job.id or 0)]
+    return [
+        str(job.status) for job in sorted(app.job_manager.list_jobs(), key=lambda job: job.id or 0)
+    ]
 
 
 class Meddler:
@@ -99,7 +101,17 @@ def test_on_trio_asyncio_too() -> None:
         assert importlib.util.find_spec("trio_asyncio") is not None
         return  # it cannot be imported there: its asyncio jobs run in a thread by themselves
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", __file__],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:xdist",
+            "-p",
+            "no:cacheprovider",
+            __file__,
+        ],
         env={**os.environ, ONLY_TRIO_ASYNCIO: "yes"},
         capture_output=True,
         text=True,
@@ -480,7 +492,10 @@ def test_an_abort_passes_through_a_workers_middleware(
     async def job() -> None:
         meddler.began.set()
         try:
-            await (asyncio.sleep(3600) if flavor == "asyncio" else trio.sleep_forever())
+            if flavor == "asyncio":
+                await asyncio.sleep(3600)
+            else:
+                await trio.sleep_forever()
         finally:
             saw.append("job")
 

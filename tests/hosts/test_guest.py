@@ -255,11 +255,11 @@ def in_guest(test: Callable[[Guest], Awaitable[None]]) -> None:
 
 def test_asyncio_awaits_trio() -> None:
     async def double(number: int) -> int:
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         return number * 2
 
     async def fail() -> None:
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
         raise ValueError("on purpose")
 
     async def test(guest: Guest) -> None:

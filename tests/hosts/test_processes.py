@@ -55,9 +55,7 @@ def test_a_signal_drains_and_the_program_goes_on(
     assert application.statuses == ["succeeded"]
 
 
-@pytest.mark.parametrize(
-    "how", ["no handlers, beside other work", "no handlers, no Runner"]
-)
+@pytest.mark.parametrize("how", ["no handlers, beside other work", "no handlers, no Runner"])
 def test_without_handlers_ctrl_c_drains_and_is_raised_when_the_jobs_have_ended(
     application: Application, how: str
 ) -> None:

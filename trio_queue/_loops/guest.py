@@ -15,10 +15,11 @@ import logging
 import threading
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar, cast
 
 import trio
 
+from trio_queue._loops.call import Call
 from trio_queue._loops.crossing import Crossing
 from trio_queue._loops.host_queue import HostQueue
 from trio_queue._loops.waking import woken_by_signals
@@ -32,50 +33,6 @@ logger: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds; the timer that notices a closed loop is not meant to go off.
 _YEAR = 365 * 24 * 3600.0
-
-
-class Call(Generic[T]):
-    """A Trio task that asyncio code waits for."""
-
-    def __init__(
-        self,
-        function: Callable[[], Awaitable[T]],
-        ended: asyncio.Future[None],
-        let_go: Callable[[Call[Any]], None],
-        *,
-        for_job: bool,
-    ) -> None:
-        self._function = function
-        self._let_go = let_go
-        self.for_job = for_job
-        #: Done when the task has ended.
-        self.ended = ended
-        self.scope = trio.CancelScope()
-        self._value: list[T] = []
-        self._error: BaseException | None = None
-
-    async def run(self) -> None:
-        """The task. Never raises, but for a cancel from outside of it."""
-        try:
-            with self.scope:
-                try:
-                    self._value.append(await self._function())
-                except trio.Cancelled:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - it is raised in asyncio
-                    self._error = error
-        finally:
-            self._let_go(self)
-            if not self.ended.done() and not self.ended.get_loop().is_closed():
-                self.ended.set_result(None)
-
-    def result(self) -> T:
-        """What the function returned. Raises what it raised; CancelledError where it was cancelled."""
-        if self._error is not None:
-            raise self._error
-        if not self._value:
-            raise asyncio.CancelledError("the Trio task was cancelled")
-        return self._value[0]
 
 
 class Guest:
@@ -143,7 +100,8 @@ class Guest:
         self._has_ended = True
         _here.guest = None
         self._waking.close()
-        if (timer := self._timer and self._timer()) is not None:
+        timer = self._timer() if self._timer is not None else None
+        if timer is not None:
             timer.cancel()
         with contextlib.suppress(StopIteration, RuntimeError):  # it may be what waits for this
             self._until_shutdown.aclose().send(None)
@@ -339,7 +297,8 @@ async def _guest_of(loop: asyncio.AbstractEventLoop) -> Guest:
 
 def _is_cancel(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        return all(_is_cancel(inner) for inner in error.exceptions)
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(_is_cancel(inner) for inner in group.exceptions)
     return isinstance(error, trio.Cancelled)
 
 

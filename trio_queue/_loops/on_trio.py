@@ -11,7 +11,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import trio
 
@@ -45,26 +45,30 @@ async def open_asyncio_on_trio() -> AsyncGenerator[RunsAsyncio]:
     with warnings.catch_warnings():
         # On Python 3.12 and later it subclasses what asyncio deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
-        import trio_asyncio
+        # It has no types.
+        import trio_asyncio  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
+    open_loop = cast("Any", trio_asyncio).open_loop
     closing = trio.Event()
 
     async def keep_open(task_status: trio.TaskStatus[asyncio.AbstractEventLoop]) -> None:
         # In a task of its own: the block's must not see the context variable that makes asyncio
         # take it for asyncio's. Shielded: the block ends it, when nothing of it is used any more.
         with trio.CancelScope(shield=True):
-            async with trio_asyncio.open_loop() as loop:
+            async with open_loop() as loop:
                 loop.set_exception_handler(_log)
                 loop.set_task_factory(_make_task)
                 task_status.started(loop)
                 await closing.wait()
 
     async with trio.open_nursery() as nursery:
+        runner: AsyncioOnTrio | None = None
         # Shielded: cancelled meanwhile, start() would wait for the end of what it starts.
         with trio.CancelScope(shield=True):
-            loop = await nursery.start(keep_open)
+            runner = AsyncioOnTrio(await nursery.start(keep_open))
+        assert runner is not None, "nobody cancels that scope"
         try:
-            yield AsyncioOnTrio(loop)
+            yield runner
         finally:
             closing.set()
 

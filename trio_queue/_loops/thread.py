@@ -33,17 +33,17 @@ class AsyncioThread:
     async def run(self, function: Callable[[], Awaitable[T]]) -> T:
         """Await asyncio code in a task of the thread's loop. See `RunsAsyncio`."""
         assert self._loop is not None, "it is open"
-        token = trio.lowlevel.current_trio_token()
+        loop, token = self._loop, trio.lowlevel.current_trio_token()
+
+        def to_loop(callback: Callable[[], None]) -> None:
+            loop.call_soon_threadsafe(callback)
 
         def to_trio(callback: Callable[[], None]) -> None:
             # Trio has ended where a job outlived it: nobody waits.
             with contextlib.suppress(trio.RunFinishedError):
                 token.run_sync_soon(callback)
 
-        crossing = Crossing(
-            function, self._loop, to_loop=self._loop.call_soon_threadsafe, to_trio=to_trio
-        )
-        return await crossing.wait()
+        return await Crossing(function, loop, to_loop=to_loop, to_trio=to_trio).wait()
 
     async def open(self) -> None:
         """Start the thread. Raises what keeps the loop from running."""

@@ -92,7 +92,10 @@ class Caller:
             return await self._flavors.run(flavor, partial(_in_one_process, partial(_await, awaitable)))
         finally:
             # Aborted before it began.
-            if inspect.iscoroutine(awaitable) and inspect.getcoroutinestate(awaitable) == "CORO_CREATED":
+            if (
+                inspect.iscoroutine(awaitable)
+                and inspect.getcoroutinestate(awaitable) == "CORO_CREATED"
+            ):
                 awaitable.close()
 
     def _begin(self, running: RunningJob, *, in_thread: bool) -> None:

@@ -66,7 +66,7 @@ class Flavors:
             ConnectorException: The App cannot be opened for one of them.
             ImportError: trio-asyncio was asked for, and cannot be imported.
         """
-        self._asyncio_host = asyncio_host.get(None)
+        self._asyncio_host = asyncio_host.get()
         with _bare():
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -120,10 +120,11 @@ class Flavors:
         if flavor == "trio":
             await stack.enter_async_context(opened(connector))
             return
-        self._runner = self._asyncio_host or await stack.enter_async_context(
-            open_backend(self._backend)
-        )
-        await stack.enter_async_context(_opened_in(self._runner, connector))
+        runner: RunsAsyncio | None = self._asyncio_host
+        if runner is None:
+            runner = await stack.enter_async_context(open_backend(self._backend))
+        self._runner = runner
+        await stack.enter_async_context(_opened_in(runner, connector))
 
     async def run(self, flavor: Flavor, function: Callable[[], Awaitable[T]]) -> T:
         """Await `function()` in the loop of this flavour, which is ready. From Trio."""
