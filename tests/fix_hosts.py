@@ -1,7 +1,7 @@
 """The same test under another host: Trio by itself, or as the guest of an asyncio loop.
 
 A test marked `both_hosts` runs under both. With `--in-asyncio` every test on Trio runs under asyncio
-only (those with a clock of their own excepted: a guest has none).
+only, but for those with a clock of their own (a guest has none) and those marked `only_trio`.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "both_hosts: runs under Trio, and inside an asyncio loop")
+    config.addinivalue_line("markers", "only_trio: is about a Trio host")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    hosts = HOSTS[1:] if metafunc.config.getoption("--in-asyncio") else HOSTS
-    marked = metafunc.definition.get_closest_marker("both_hosts") is not None
-    if marked or metafunc.config.getoption("--in-asyncio"):
+    all_in_asyncio = metafunc.config.getoption("--in-asyncio")
+    marked = {marker.name for marker in metafunc.definition.iter_markers()}
+    if "only_trio" not in marked and (all_in_asyncio or "both_hosts" in marked):
         metafunc.fixturenames.append("host")
-        metafunc.parametrize("host", hosts)
+        metafunc.parametrize("host", HOSTS[1:] if all_in_asyncio else HOSTS)
