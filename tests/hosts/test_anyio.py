@@ -27,13 +27,21 @@ def test_a_cancelled_scope_drains(application: Application) -> None:
         import anyio
 
         application.defer("hold")
-        with anyio.move_on_after(0.3) as scope:
-            asyncio.get_running_loop().call_later(0.6, application.gate.set)
+        scope = anyio.CancelScope()
+
+        async def cancel() -> None:
+            await application.began.wait()
+            scope.cancel()
+            await application.reach("draining")
+            application.gate.set()
+
+        cancelling = asyncio.create_task(cancel())
+        with scope:
             await application.app.run_worker_async()
         assert scope.cancelled_caught
         assert application.saw == ["returned"]
         assert application.statuses == ["succeeded"]
-        await asyncio.sleep(0)
+        await cancelling
 
     run(main)
 

@@ -15,6 +15,7 @@ from tests.hosts.application import (
     cancelled,
     eventually,
     on_both_loops,
+    run_in_asyncio,
     the_worker,
 )
 from tests.waiting import PATIENCE
@@ -22,9 +23,11 @@ from trio_queue import JobContext
 from trio_queue.exceptions import ConnectorException, TrioAlreadyRuns
 from trio_queue.worker import Stage
 
-pytestmark = on_both_loops
+#: How the two loops differ is in signals, closing and callbacks; what is asyncio's own is tried on one.
+on_asyncio = pytest.mark.parametrize("run", [run_in_asyncio])
 
 
+@on_both_loops
 def test_cancelled_once_twice_thrice(application: Application, run: RunLoop[None]) -> None:
     """The first drains, the second aborts, the third and the fourth add nothing: it waits still."""
     app = application.app
@@ -63,6 +66,7 @@ def test_cancelled_once_twice_thrice(application: Application, run: RunLoop[None
     run(main())
 
 
+@on_both_loops
 def test_a_cancel_before_the_first_step_and_one_while_it_starts(
     application: Application, run: RunLoop[None]
 ) -> None:
@@ -81,6 +85,7 @@ def test_a_cancel_before_the_first_step_and_one_while_it_starts(
     run(main())
 
 
+@on_asyncio
 def test_a_cancel_while_an_idle_worker_waits(application: Application, run: RunLoop[None]) -> None:
     async def main() -> None:
         worker = asyncio.create_task(application.app.run_worker_async())
@@ -93,6 +98,7 @@ def test_a_cancel_while_an_idle_worker_waits(application: Application, run: RunL
     run(main())
 
 
+@on_both_loops
 def test_signals_and_cancels_count_together(application: Application, run: RunLoop[None]) -> None:
     async def main() -> None:
         application.defer("hold")
@@ -109,6 +115,7 @@ def test_signals_and_cancels_count_together(application: Application, run: RunLo
     run(main())
 
 
+@on_both_loops
 def test_a_signal_that_another_thread_gets_wakes_an_idle_loop(
     application: Application, run: RunLoop[None]
 ) -> None:
@@ -134,6 +141,7 @@ def test_a_signal_that_another_thread_gets_wakes_an_idle_loop(
     run(main())
 
 
+@on_both_loops
 def test_the_handlers_of_the_application_come_back(
     application: Application, run: RunLoop[None]
 ) -> None:
@@ -151,44 +159,70 @@ def test_the_handlers_of_the_application_come_back(
     run(main())
 
 
+async def let_end_when_it_drains(application: Application) -> None:
+    await application.reach("draining")
+    application.gate.set()
+
+
+@on_both_loops
 def test_timeout_drains_and_raises_timeout_error_when_the_jobs_have_ended(
     application: Application, run: RunLoop[None]
 ) -> None:
+    deadlines: list[asyncio.Timeout] = []
+
+    async def expire() -> None:
+        await asyncio.wait_for(application.began.wait(), PATIENCE)
+        deadlines[0].reschedule(asyncio.get_running_loop().time())
+        await let_end_when_it_drains(application)
+
+    async def work() -> None:
+        async with asyncio.timeout(None) as deadline:
+            deadlines.append(deadline)
+            await application.app.run_worker_async()
+
     async def main() -> None:
         application.defer("hold")
-        asyncio.get_running_loop().call_later(0.3, application.gate.set)
+        expiring = asyncio.create_task(expire())
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await application.app.run_worker_async()
+            await work()
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
         assert application.saw == ["returned"]
         assert application.statuses == ["succeeded"]
-        await asyncio.sleep(0)  # the task is not cancelled
+        await expiring  # this task is not cancelled
 
     run(main())
 
 
+@on_asyncio
 def test_wait_for_drains_and_raises_timeout_error_when_the_jobs_have_ended(
     application: Application, run: RunLoop[None]
 ) -> None:
     async def main() -> None:
         application.defer("hold")
-        asyncio.get_running_loop().call_later(0.3, application.gate.set)
+        worker = await application.start()
+        ending = asyncio.create_task(let_end_when_it_drains(application))
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(application.app.run_worker_async(), 0.1)
+            await asyncio.wait_for(worker, 0.05)
+        assert worker.cancelled()
         assert application.saw == ["returned"]
         assert application.statuses == ["succeeded"]
+        await ending
 
     run(main())
 
 
-def test_a_timeout_inside_of_a_cancelled_task_does_not_take_the_cancel(
+@on_asyncio
+def test_a_timeout_around_a_worker_that_is_cancelled_is_the_second_ask(
     application: Application, run: RunLoop[None]
 ) -> None:
+    """And the cancel wins: it is not made a TimeoutError of."""
+    deadlines: list[asyncio.Timeout] = []
+
     async def work() -> None:
-        async with asyncio.timeout(0.2):
+        async with asyncio.timeout(None) as deadline:
+            deadlines.append(deadline)
             await application.app.run_worker_async()
 
     async def main() -> None:
@@ -196,13 +230,16 @@ def test_a_timeout_inside_of_a_cancelled_task_does_not_take_the_cancel(
         worker = asyncio.create_task(work())
         await asyncio.wait_for(application.began.wait(), PATIENCE)
         worker.cancel()
+        await application.reach("draining")
+        deadlines[0].reschedule(asyncio.get_running_loop().time())
         with cancelled():
             await worker
-        assert application.saw == ["cancelled: AbortReason.SHUTDOWN"], "the timeout was the second"
+        assert application.saw == ["cancelled: AbortReason.SHUTDOWN"]
 
     run(main())
 
 
+@on_asyncio
 def test_a_task_group_whose_other_task_fails(application: Application, run: RunLoop[None]) -> None:
     async def fail() -> None:
         await asyncio.wait_for(application.began.wait(), PATIENCE)
@@ -225,6 +262,7 @@ def test_a_task_group_whose_other_task_fails(application: Application, run: RunL
     run(main())
 
 
+@on_both_loops
 def test_the_loop_ends_while_a_worker_runs(application: Application, run: RunLoop[None]) -> None:
     """asyncio.run cancels every task that it knows: the worker drains, its jobs are not cancelled."""
 
@@ -239,6 +277,7 @@ def test_the_loop_ends_while_a_worker_runs(application: Application, run: RunLoo
     assert application.workers == 0
 
 
+@on_asyncio
 def test_stop_and_abort_from_asyncio(application: Application, run: RunLoop[None]) -> None:
     made = the_worker(application)
 
@@ -256,6 +295,7 @@ def test_stop_and_abort_from_asyncio(application: Application, run: RunLoop[None
     run(main())
 
 
+@on_asyncio
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("on purpose")])
 def test_what_a_job_raises_to_end_the_process_comes_bare_when_the_jobs_have_ended(
     application: Application, run: RunLoop[None], error: BaseException
@@ -277,6 +317,7 @@ def test_what_a_job_raises_to_end_the_process_comes_bare_when_the_jobs_have_ende
     run(main())
 
 
+@on_asyncio
 def test_without_a_database_its_error_comes_bare(run: RunLoop[None], queue_database: str) -> None:
     application = Application(queue_database)
     application.close()
@@ -292,6 +333,7 @@ def test_without_a_database_its_error_comes_bare(run: RunLoop[None], queue_datab
     run(main())
 
 
+@on_asyncio
 def test_an_app_that_is_not_open_is_opened_and_closed(
     application: Application, run: RunLoop[None]
 ) -> None:
@@ -316,6 +358,7 @@ def test_an_app_that_is_not_open_is_opened_and_closed(
     run(main())
 
 
+@on_both_loops
 def test_several_workers_share_a_guest_which_ends_with_the_last(
     application: Application, run: RunLoop[None]
 ) -> None:
@@ -346,6 +389,7 @@ def test_several_workers_share_a_guest_which_ends_with_the_last(
     run(main())
 
 
+@on_asyncio
 def test_a_worker_begins_while_the_guest_ends(application: Application, run: RunLoop[None]) -> None:
     async def main() -> None:
         async def one_after_the_other() -> None:
@@ -358,6 +402,7 @@ def test_a_worker_begins_while_the_guest_ends(application: Application, run: Run
     run(main())
 
 
+@on_asyncio
 def test_trio_runs_in_the_thread_already(application: Application, run: RunLoop[None]) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()

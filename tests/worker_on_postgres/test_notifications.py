@@ -12,7 +12,6 @@ from tests.worker_on_postgres.bench import Bench
 from tests.worker_on_postgres.statements import CLAIM, HoldAt, Watch
 
 
-
 @pytest.mark.parametrize("direction", Direction)
 async def test_deferred_while_a_claim_is_under_way(
     wired: Bench, proxy: Proxy, direction: Direction
