@@ -34,8 +34,12 @@ def process(application: Application, how: str) -> Generator[subprocess.Popen[st
 
 
 def ended(started: subprocess.Popen[str]) -> tuple[int, list[str], str]:
-    out, err = started.communicate(timeout=PATIENCE)
-    return started.returncode, out.splitlines(), err
+    """Its exit status, what it said since it began, and its stderr."""
+    assert started.stdout is not None
+    assert started.stderr is not None
+    # Not by communicate(): what came together with the first line is in the buffer already.
+    out, err = started.stdout.read(), started.stderr.read()
+    return started.wait(PATIENCE), out.splitlines(), err
 
 
 @pytest.mark.parametrize(
