@@ -18,19 +18,18 @@ from tests.waiting import PATIENCE
 def process(application: Application, how: str) -> Generator[subprocess.Popen[str]]:
     """The process, whose worker runs a job."""
     application.defer("drains")
-    started = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "tests.hosts.process", how, application.database.info.dsn],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    try:
-        assert started.stdout is not None
-        assert started.stdout.readline() == "began\n", started.communicate()
-        yield started
-    finally:
-        started.kill()
-        started.wait()
+    ) as started:
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline() == "began\n", started.communicate()
+            yield started
+        finally:
+            started.kill()
 
 
 def ended(started: subprocess.Popen[str]) -> tuple[int, list[str], str]:
