@@ -116,32 +116,6 @@ def test_signals_and_cancels_count_together(application: Application, run: RunLo
 
 
 @on_both_loops
-def test_a_signal_that_another_thread_gets_wakes_an_idle_loop(
-    application: Application, run: RunLoop[None]
-) -> None:
-    """The kernel may choose any thread, such as the one in which Trio waits for events."""
-    import threading
-
-    async def main() -> None:
-        worker = asyncio.create_task(application.app.run_worker_async(install_signal_handlers=True))
-        await application.reach("running")
-        may_send = threading.Event()
-
-        def send() -> None:
-            may_send.wait()
-            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        # The next turn of the loop has nothing to do but wait.
-        asyncio.get_running_loop().call_soon(may_send.set)
-        await asyncio.wait_for(worker, PATIENCE)
-        thread.join()
-
-    run(main())
-
-
-@on_both_loops
 def test_the_handlers_of_the_application_come_back(
     application: Application, run: RunLoop[None]
 ) -> None:

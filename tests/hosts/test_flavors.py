@@ -281,7 +281,9 @@ def test_what_a_job_raises_when_it_is_cancelled_is_its_failure(app: App, place: 
 
 
 @pytest.mark.parametrize("how", ["cancels itself", "raises it"])
-def test_a_stray_cancel_is_a_failure(app: App, place: Place, how: str) -> None:
+def test_a_stray_cancel_is_a_failure(
+    app: App, place: Place, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
     @app.task(name="job")
     async def job() -> None:
         if how == "raises it":
@@ -294,6 +296,8 @@ def test_a_stray_cancel_is_a_failure(app: App, place: Place, how: str) -> None:
     job.defer()
     place.work(app)
     assert statuses(app) == ["failed"]
+    [error] = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert isinstance(error, asyncio.CancelledError)
 
 
 def test_a_coroutine_of_a_sync_task_is_cancelled_too(

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib.util
 import logging
+import signal
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,6 +17,7 @@ import trio
 from tests.hosts.application import Application, cancelled, eventually
 from tests.waiting import PATIENCE
 from trio_queue._loops.guest import Guest, open_guest
+from trio_queue._loops.waking import woken_by_signals
 from trio_queue.exceptions import TrioQueueException
 from trio_queue.log import Action
 
@@ -338,3 +340,54 @@ def test_in_a_cancelled_scope_nothing_begins() -> None:
         await guest.run_trio(outer)
 
     in_guest(test)
+
+
+def test_who_comes_while_the_guest_ends_waits_and_has_a_new_one() -> None:
+    async def main() -> None:
+        opening = open_guest()
+        first = await opening.__aenter__()
+        await first.run_trio(trio.lowlevel.checkpoint)
+        leaving = asyncio.create_task(opening.__aexit__())
+        await asyncio.sleep(0)
+        assert first.ending
+        async with open_guest() as second:
+            assert second is not first
+            await second.run_trio(trio.lowlevel.checkpoint)
+        await leaving
+
+    asyncio.run(main())
+    assert_trio_can_run()
+
+
+@on_new_loops
+def test_a_signal_that_another_thread_gets_wakes_an_idle_loop(new_loop: NewLoop) -> None:
+    """The kernel may choose any thread, such as the one in which Trio waits for events."""
+    before = signal.getsignal(signal.SIGUSR1)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        heard = asyncio.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: heard.set())
+        may_send = threading.Event()
+
+        def send() -> None:
+            may_send.wait()
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        with woken_by_signals(loop):
+            # The next turn of the loop has nothing to do but wait.
+            loop.call_soon(may_send.set)
+            last = loop.time() + PATIENCE
+            await asyncio.wait_for(heard.wait(), PATIENCE)
+            assert loop.time() < last, "the timeout woke it"
+        thread.join()
+
+    loop = new_loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+        signal.signal(signal.SIGUSR1, before)
+    assert signal.set_wakeup_fd(-1) == -1, "the loop's, or ours, are gone"
