@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 from typing import Any
 
@@ -16,16 +17,14 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run(main: Any) -> None:
-    import anyio
+@pytest.fixture
+def anyio() -> Any:
+    # Not by `import`: type checkers need not have it.
+    return importlib.import_module("anyio")
 
-    anyio.run(main, backend="asyncio")
 
-
-def test_a_cancelled_scope_drains(application: Application) -> None:
+def test_a_cancelled_scope_drains(application: Application, anyio: Any) -> None:
     async def main() -> None:
-        import anyio
-
         application.defer("hold")
         scope = anyio.CancelScope()
 
@@ -43,10 +42,12 @@ def test_a_cancelled_scope_drains(application: Application) -> None:
         assert application.statuses == ["succeeded"]
         await cancelling
 
-    run(main)
+    anyio.run(main, backend="asyncio")
 
 
-def test_a_cancelled_task_group_drains_and_a_task_cancel_aborts(application: Application) -> None:
+def test_a_cancelled_task_group_drains_and_a_task_cancel_aborts(
+    application: Application, anyio: Any
+) -> None:
     tasks: list[asyncio.Task[Any]] = []
 
     async def work() -> None:
@@ -56,8 +57,6 @@ def test_a_cancelled_task_group_drains_and_a_task_cancel_aborts(application: App
         await application.app.run_worker_async()
 
     async def main() -> None:
-        import anyio
-
         application.defer("hold")
         async with anyio.create_task_group() as group:
             group.start_soon(work)
@@ -70,4 +69,4 @@ def test_a_cancelled_task_group_drains_and_a_task_cancel_aborts(application: App
         assert application.saw == ["cancelled: AbortReason.SHUTDOWN"]
         assert application.statuses == ["aborted"]
 
-    run(main)
+    anyio.run(main, backend="asyncio")
