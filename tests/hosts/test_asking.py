@@ -27,6 +27,10 @@ from trio_queue.worker import Stage
 on_asyncio = pytest.mark.parametrize("run", [run_in_asyncio])
 
 
+@pytest.mark.promise(
+    "What asks for it / Task.cancel() of an asyncio task that awaits run_worker_async()",
+    "What asks for it / Task.cancel() again",
+)
 @on_both_loops
 def test_cancelled_once_twice_thrice(application: Application, run: RunLoop[None]) -> None:
     """The first drains, the second aborts, the third and the fourth add nothing: it waits still."""
