@@ -367,7 +367,11 @@ def test_a_signal_that_another_thread_gets_wakes_an_idle_loop(new_loop: NewLoop)
     async def main() -> None:
         loop = asyncio.get_running_loop()
         heard = asyncio.Event()
-        signal.signal(signal.SIGUSR1, lambda *_: heard.set())
+
+        def hear(number: int, frame: object) -> None:
+            heard.set()
+
+        signal.signal(signal.SIGUSR1, hear)
         may_send = threading.Event()
 
         def send() -> None:
