@@ -139,3 +139,7 @@ class HostLoopClosed(TrioQueueException, RuntimeError):
 
 class TrioAlreadyRuns(TrioQueueException, RuntimeError):
     """Trio runs in this thread already, and cannot be the guest of an asyncio loop too: run the worker from the Trio code, `await app.run_worker_async()`, or in a thread of its own."""
+
+
+class NotOnTrio(TrioQueueException, RuntimeError):
+    """This is for Trio, and another event loop runs: in an asyncio program, `await app.run_worker_async()`."""

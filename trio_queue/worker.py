@@ -36,7 +36,7 @@ from trio_queue._worker.running import RunningJobs
 from trio_queue._worker.services import Supervisor
 from trio_queue._worker.shutdown import Change, Event, Shutdown, Stage
 from trio_queue._worker.signals import heard_signals
-from trio_queue.exceptions import WorkerAlreadyRan
+from trio_queue.exceptions import NotOnTrio, WorkerAlreadyRan
 from trio_queue.job_context import WorkerOwner
 from trio_queue.jobs import AbortReason
 from trio_queue.store import JobStore, Notifications
@@ -102,13 +102,9 @@ class Worker:
         self._shutdown.abort("abort() was called")
 
     def ask(self, who: str = "ask() was called") -> None:
-        """Ask once: the first time it drains, the second time it aborts. From any thread, at any time.
+        """Ask once: the first time it drains, the second time it aborts. Signals count with these.
 
-        Signals count with these, and so does the cancel of a task that awaits
-        `App.run_worker_async` in an asyncio loop.
-
-        Args:
-            who: Who asks, for the log.
+        From any thread, at any time. The log says that it was `who`.
         """
         self._shutdown.ask(who)
 
@@ -126,6 +122,7 @@ class Worker:
                 before that, when it returns.
 
         Raises:
+            NotOnTrio: It is awaited in an asyncio loop.
             WorkerAlreadyRan: It ran before.
             ConnectorException: The database is away at the start, or refuses.
             SchemaError: The database has no schema that this version works with.
@@ -137,6 +134,8 @@ class Worker:
         Cancelled: it drains, then raises Cancelled; a scope is cancelled once, so a second cancel
         from outside does not abort. Use `abort()`, or `shutdown_graceful_timeout`.
         """
+        if not trio.lowlevel.in_trio_task():
+            raise NotOnTrio
         if self._ran:
             raise WorkerAlreadyRan
         self._ran = True
@@ -197,10 +196,7 @@ class Worker:
 
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         self.app.perform_import_paths()
-        async with (
-            self._flavors.opened(),
-            self.app.connector.open_store() as store,
-        ):
+        async with self._flavors.opened(), self.app.connector.open_store() as store:
             database = Database(store, self._reporter.logger)
             self._stages.away_since = lambda: database.lost_since
             lease = Lease(
@@ -336,9 +332,7 @@ class Worker:
 
     @property
     def _exit_process(self) -> Callable[[int], None] | None:
-        if not self.options.exit_on_third_signal:
-            return None
-        return self._leave
+        return self._leave if self.options.exit_on_third_signal else None
 
     def _leave(self, status: int) -> None:
         """The third signal: end the process. Runs in the signal's handler."""

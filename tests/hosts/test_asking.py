@@ -20,7 +20,7 @@ from tests.hosts.application import (
 )
 from tests.waiting import PATIENCE
 from trio_queue import JobContext
-from trio_queue.exceptions import ConnectorException, TrioAlreadyRuns
+from trio_queue.exceptions import ConnectorException, NotOnTrio, TrioAlreadyRuns
 from trio_queue.worker import Stage
 
 #: How the two loops differ is in signals, closing and callbacks; what is asyncio's own is tried on one.
@@ -396,5 +396,14 @@ def test_trio_runs_in_the_thread_already(application: Application, run: RunLoop[
             await application.app.run_worker_async()
         may_end.set()
         await done
+
+    run(main())
+
+
+@on_asyncio
+def test_a_workers_run_is_for_trio(application: Application, run: RunLoop[None]) -> None:
+    async def main() -> None:
+        with pytest.raises(NotOnTrio, match="run_worker_async"):
+            await application.app.worker().run()
 
     run(main())
