@@ -410,8 +410,9 @@ def test_an_exception_that_nobody_waits_for_is_logged_and_the_worker_lives(
     assert ["nobody waits" in str(record.exc_info) for record in told] == [True, True]
 
 
-def test_a_forgotten_task_that_would_end_the_process_ends_no_loop_beside_trio(
-    app: App, place: Place, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("what", ["a task", "a callback", "a timer"])
+def test_what_a_job_leaves_behind_ends_no_loop_beside_trio(
+    app: App, place: Place, saw: list[Any], what: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     if place.host == "asyncio":
         return  # there it is the application's loop, and asyncio's own rule: it ends the loop
@@ -421,15 +422,25 @@ def test_a_forgotten_task_that_would_end_the_process_ends_no_loop_beside_trio(
 
     @app.task(name="job")
     async def job() -> None:
-        forgotten = asyncio.create_task(leave())
+        loop = asyncio.get_running_loop()
+        match what:
+            case "a task":
+                forgotten = asyncio.create_task(leave())
+                await asyncio.sleep(0.01)
+                with pytest.raises(SystemExit):
+                    await forgotten
+            case "a callback":
+                loop.call_soon(sys.exit, 3)
+            case _:
+                loop.call_later(0.001, sys.exit, 3)
         await asyncio.sleep(0.01)
-        assert forgotten.done()
-        forgotten.exception()
+        saw.append("to its end")
 
     job.defer()
-    with caplog.at_level(logging.CRITICAL):
-        place.work(app)
+    place.work(app)
+    assert saw == ["to its end"]
     assert statuses(app) == ["succeeded"]
+    assert "ends nothing" in caplog.text
 
 
 # -- middleware -------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import trio
@@ -20,6 +21,7 @@ from trio_queue.log import Action, fields
 from trio_queue.owners import RunsAsyncio
 
 T = TypeVar("T")
+Schedule = Callable[..., Any]
 
 logger: logging.Logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ async def open_asyncio_on_trio() -> AsyncGenerator[RunsAsyncio]:
         with trio.CancelScope(shield=True):
             async with open_loop() as loop:
                 loop.set_exception_handler(_log)
-                loop.set_task_factory(_make_task)
+                _make_harmless(loop)
                 task_status.started(loop)
                 await closing.wait()
 
@@ -84,17 +86,34 @@ def _log(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     )
 
 
-def _make_task(
-    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
-) -> asyncio.Task[Any]:
-    """Tasks that jobs leave behind: SystemExit and the like would hang trio-asyncio's loop for ever."""
-    return asyncio.Task(_guarded(coroutine), loop=loop, **options)
+def _make_harmless(loop: asyncio.AbstractEventLoop) -> None:
+    """Let no callback end the loop: SystemExit and KeyboardInterrupt would hang trio-asyncio's for ever.
+
+    The steps of tasks are callbacks too: the task has the exception, and who awaits it gets it.
+    """
+    for name in ("call_soon", "call_soon_threadsafe"):
+        setattr(loop, name, partial(_schedule, getattr(loop, name)))
+    for name in ("call_later", "call_at", "add_reader", "add_writer"):
+        setattr(loop, name, partial(_schedule_at, getattr(loop, name)))
 
 
-async def _guarded(coroutine: Coroutine[Any, Any, T]) -> T:
+def _schedule(
+    original: Schedule, callback: Callable[..., object], *args: Any, **options: Any
+) -> Any:
+    return original(_call, callback, *args, **options)
+
+
+def _schedule_at(
+    original: Schedule, when: Any, callback: Callable[..., object], *args: Any, **options: Any
+) -> Any:
+    return original(when, _call, callback, *args, **options)
+
+
+def _call(callback: Callable[..., object], *args: Any) -> None:
     try:
-        return await coroutine
-    except (SystemExit, KeyboardInterrupt) as error:
-        raise RuntimeError(
-            f"a task of asyncio's raised {type(error).__name__}, which ends no loop here"
-        ) from error
+        callback(*args)
+    except (SystemExit, KeyboardInterrupt):
+        logger.exception(
+            "A task or callback of a job raised what would end the process; it ends nothing",
+            extra=fields(Action.ASYNCIO_ERROR),
+        )
