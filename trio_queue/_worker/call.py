@@ -89,7 +89,9 @@ class Caller:
     async def _awaited(self, flavor: Flavor, awaitable: Awaitable[Any]) -> Any:
         try:
             await self._flavors.make_ready(flavor)
-            return await self._flavors.run(flavor, partial(_in_one_process, partial(_await, awaitable)))
+            return await self._flavors.run(
+                flavor, partial(_in_one_process, partial(_await, awaitable))
+            )
         finally:
             # Aborted before it began.
             if (
