@@ -71,6 +71,12 @@ def tests_3_13(session: nox.Session) -> None:
 
 
 @nox.session
+def facade(session: nox.Session) -> None:
+    """The worker's tests on PostgreSQL, all of them inside an asyncio loop."""
+    run_tests(session, "--in-asyncio", "tests/worker_on_postgres")
+
+
+@nox.session
 @nox.parametrize("psycopg", [OLDEST_PSYCOPG, NEWEST_PSYCOPG], ids=["oldest", "newest"])
 def driver(session: nox.Session, psycopg: str) -> None:
     """The driver's exam on the oldest and the newest psycopg allowed."""

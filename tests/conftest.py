@@ -10,6 +10,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
+    "tests.fix_hosts",
     "tests.fix_postgres",
     "tests.fix_promises",
     "tests.fix_proxy",

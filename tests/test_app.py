@@ -23,6 +23,7 @@ from trio_queue.exceptions import (
 from trio_queue.job_context import JobContext, WorkerOwner
 from trio_queue.jobs import Job, Status
 from trio_queue.testing import InMemoryConnector
+from trio_queue.types import Flavor
 
 
 @pytest.fixture
@@ -211,8 +212,8 @@ def test_a_worker_gets_the_apps_defaults_and_what_is_given() -> None:
     assert (worker.options.name, worker.options.concurrency) == ("given", 3)
 
 
-def work_app() -> tuple[App, list[int]]:
-    app = App(connector=InMemoryConnector())
+def work_app(flavor: Flavor | None = None) -> tuple[App, list[int]]:
+    app = App(connector=InMemoryConnector(), flavor=flavor)
     done: list[int] = []
     app.task(name="sync")(done.append)
 
@@ -257,7 +258,22 @@ async def test_run_worker_in_a_loop_is_refused() -> None:
         app.run_worker()
 
 
-def test_run_worker_async_in_asyncio_is_refused_for_now() -> None:
-    app, _ = work_app()
-    with pytest.raises(TrioQueueException, match="later version"):
-        asyncio.run(app.run_worker_async())
+def test_run_worker_async_in_asyncio() -> None:
+    app, done = work_app("trio")
+    app.configure_task("work").defer(number=1)
+    asyncio.run(app.run_worker_async(wait=False, install_signal_handlers=False))
+    assert done == [1]
+
+
+def test_run_worker_of_an_app_for_asyncio_runs_it_in_asyncio() -> None:
+    app, _ = work_app("asyncio")
+    ran_in: list[asyncio.AbstractEventLoop] = []
+
+    @app.task(name="where")
+    async def where() -> None:
+        await asyncio.sleep(0)
+        ran_in.append(asyncio.get_running_loop())
+
+    where.defer()
+    app.run_worker(wait=False, install_signal_handlers=False)
+    assert ran_in[0].is_closed()

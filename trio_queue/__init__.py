@@ -9,6 +9,7 @@
 #   4c worker    worker  _worker
 #   4b storage   schema  _storage  sql
 #   4a driver    _pg  embedded
+#   -- loops     _loops: Trio and asyncio in one process; sees 0-2
 #   3  registry  builtin_tasks > blueprints > middleware > job_context > periodic > tasks
 #                > deferring > validation
 #   2  ports     store  connector  owners

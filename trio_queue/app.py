@@ -74,7 +74,8 @@ class App(Blueprint):
             periodic_defaults: `max_delay`: moments of periodic tasks missed for longer, in seconds,
                 are given up (600).
             flavor: The event loop that async tasks are written for where they do not say, "trio"
-                or "asyncio"; None: the one that the worker is run on.
+                or "asyncio"; None: the one that the worker is run on. With "asyncio",
+                `run_worker()` and the command line run the worker in an asyncio loop.
 
         Raises:
             InvalidOption: An option has a value that it cannot have.
@@ -256,7 +257,8 @@ class App(Blueprint):
     def run_worker(self, **options: Unpack[WorkerOptions]) -> None:
         """Run a worker in an event loop of its own, until it is stopped or, with `wait=False`, idle.
 
-        The App is opened for it, and closed. How a worker stops is told by `trio_queue.Worker`.
+        The loop is Trio's; asyncio's for an App with `flavor="asyncio"`. The App is opened for it,
+        and closed. How a worker stops is told by `trio_queue.Worker`.
 
         Args:
             **options: As of `worker`.
@@ -272,25 +274,40 @@ class App(Blueprint):
                 "await app.run_worker_async() instead"
             )
         self.perform_import_paths()
-        trio.run(self.worker(**options).run)
+        if self.flavor == "asyncio":
+            import asyncio
+
+            asyncio.run(self.run_worker_async(**options))
+        else:
+            trio.run(self.worker(**options).run)
 
     async def run_worker_async(self, **options: Unpack[WorkerOptions]) -> None:
         """Run a worker in the running event loop, until it is stopped or, with `wait=False`, idle.
 
-        The App is opened if it is not open, and then closed. Cancelled, the worker drains before
-        this returns.
+        The App is opened if it is not open, and then closed. On Trio this is `Worker.run`. On
+        asyncio, or uvloop, the worker runs inside that loop, and async tasks without a `flavor` run
+        as asyncio tasks on it: they may use its sessions and pools.
+
+        Cancelled, the worker drains before this raises: every job has ended then, and its row is
+        written. On asyncio a second `Task.cancel()` aborts the jobs; `asyncio.wait_for` and
+        `asyncio.timeout` that expire count as one, and so do the signals that the worker hears.
 
         Args:
             **options: As of `worker`.
 
         Raises:
             LoadFromPathError: A module of `import_paths` cannot be imported.
+            TrioAlreadyRuns: It is awaited in an asyncio loop, and Trio runs in this thread.
+            asyncio.CancelledError: It was cancelled, on asyncio.
             Exception: What `Worker.run` raises.
         """
         self.perform_import_paths()
         worker = self.worker(**options)
         if _current_loop() == "asyncio":
-            await _run_in_asyncio(worker)
+            # Imported here: Trio programs need none of asyncio.
+            from trio_queue import from_asyncio
+
+            await from_asyncio.run_worker(worker)
         else:
             await worker.run()
 
@@ -300,12 +317,3 @@ def _current_loop() -> str | None:
         return sniffio.current_async_library()
     except sniffio.AsyncLibraryNotFoundError:
         return None
-
-
-async def _run_in_asyncio(worker: Worker) -> None:
-    """Run a worker inside an asyncio loop: the one place that decides how."""
-    del worker
-    raise TrioQueueException(
-        "a worker inside an asyncio loop comes with a later version: "
-        "run `app.run_worker()` in a process of its own"
-    )

@@ -6,6 +6,9 @@ import abc
 import datetime
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import trio
 
 from trio_queue.store import JobStore, Verb
 
@@ -64,3 +67,56 @@ class BaseConnector(abc.ABC):
     @abc.abstractmethod
     def now(self) -> datetime.datetime:
         """This moment by the clock that schedules are reckoned with (the in-memory one may be fake)."""
+
+
+def running_loop() -> object | None:
+    """What tells one event loop from another: Trio's token, or asyncio's loop; None: no loop runs here.
+
+    The asyncio code of a Trio task, which trio-asyncio runs, counts as Trio's: it is the same loop.
+    """
+    if trio.lowlevel.in_trio_task():
+        return trio.lowlevel.current_trio_token()
+    # Imported here: Trio programs need none of it.
+    import asyncio
+
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+#: For how many workers a connector is kept open, by the event loop that it is open for.
+_keepers: WeakKeyDictionary[BaseConnector, WeakKeyDictionary[object, int]] = WeakKeyDictionary()
+
+
+async def keep_open(connector: BaseConnector) -> bool:
+    """Open a connector for the running event loop, unless whoever uses it has.
+
+    Returns:
+        Whether `let_close` has to be called once, in the same event loop: it was opened here, or
+        for another worker of this loop, whose jobs defer over it too.
+
+    Raises:
+        ConnectorException: The database is away, or refuses.
+    """
+    loop = running_loop()
+    keepers = _keepers.setdefault(connector, WeakKeyDictionary())
+    if connector.is_open() and loop not in keepers:
+        return False
+    keepers[loop] = keepers.get(loop, 0) + 1
+    try:
+        await connector.open_async()
+    except BaseException:
+        await let_close(connector)
+        raise
+    return True
+
+
+async def let_close(connector: BaseConnector) -> None:
+    """Close a connector for the running event loop, if this is the last worker that needs it there."""
+    loop = running_loop()
+    keepers = _keepers[connector]
+    keepers[loop] -= 1
+    if not keepers[loop]:
+        del keepers[loop]
+        await connector.close_async()

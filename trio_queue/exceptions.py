@@ -131,3 +131,15 @@ class OutcomesNotWritten(TrioQueueException):
 
     Their rows stay `doing` until a living worker rescues them.
     """
+
+
+class HostLoopClosed(TrioQueueException, RuntimeError):
+    """The asyncio loop that the worker ran in was closed under it: stop the worker, and await it, before you close the loop."""
+
+
+class TrioAlreadyRuns(TrioQueueException, RuntimeError):
+    """Trio runs in this thread already, and cannot be the guest of an asyncio loop too: run the worker from the Trio code, `await app.run_worker_async()`, or in a thread of its own."""
+
+
+class NotOnTrio(TrioQueueException, RuntimeError):
+    """This is for Trio, and another event loop runs: in an asyncio program, `await app.run_worker_async()`."""

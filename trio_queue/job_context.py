@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import attrs
+import sniffio
 import trio
 from typing_extensions import Unpack
 
@@ -70,6 +71,14 @@ def _is_not_aborted() -> None:
     return None
 
 
+async def _never() -> None:
+    if sniffio.current_async_library() == "trio":
+        await trio.sleep_forever()
+    import asyncio
+
+    await asyncio.Event().wait()
+
+
 @attrs.frozen(kw_only=True)
 class JobContext:
     """What a task with `pass_context=True` gets first, and every middleware."""
@@ -91,7 +100,7 @@ class JobContext:
         default=_is_not_shutting_down, alias="shutting_down"
     )
     _wait_shutting_down: Callable[[], Awaitable[None]] = attrs.field(
-        default=trio.sleep_forever, alias="wait_shutting_down"
+        default=_never, alias="wait_shutting_down"
     )
 
     def should_abort(self) -> AbortReason | None:
@@ -109,7 +118,7 @@ class JobContext:
         return self._shutting_down()
 
     async def wait_shutting_down(self) -> None:
-        """Wait until the worker is asked to stop. Cancelled, nothing is lost."""
+        """Wait until the worker is asked to stop; from Trio or asyncio. Cancelled, nothing is lost."""
         await self._wait_shutting_down()
 
     def evolve(self, **changes: Any) -> JobContext:

@@ -20,6 +20,10 @@ class Action(StrEnum):
     STOP_WORKER = "stop_worker"
     #: A worker outside of the main thread cannot hear signals.
     WORKER_NO_SIGNALS = "worker_no_signals"
+    #: The asyncio loop around a worker was closed, or left standing, before the worker had stopped.
+    HOST_LOOP_CLOSED = "host_loop_closed"
+    #: Code of a job's that asyncio runs, and that nobody waits for, raised something.
+    ASYNCIO_ERROR = "asyncio_error"
     #: A part of the worker raised what it cannot recover from: the worker drains, then raises it.
     SERVICE_FAILED = "service_failed"
     #: A job's body begins.

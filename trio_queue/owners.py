@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Any, Protocol, TypeVar
+
+import trio
 
 from trio_queue.jobs import Job
+
+T = TypeVar("T")
 
 
 class DefersJobs(Protocol):
@@ -46,4 +52,59 @@ class TaskOwner(Protocol):
     @property
     def job_manager(self) -> DefersJobs:
         """What inserts the jobs. Raises UnboundTaskError as `will_configure_task` does."""
+        ...
+
+
+class AsyncioBackend(Enum):
+    """What runs asyncio tasks under a Trio host."""
+
+    TRIO_ASYNCIO = "trio-asyncio"  #: A loop on top of Trio, in the same thread.
+    THREAD = "thread"  #: A loop of asyncio's own, in a helper thread.
+
+
+class RunsAsyncio(Protocol):
+    """Who runs asyncio code for a Trio task: the loop that hosts Trio, or one beside it."""
+
+    async def run(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Await `function()` in a task of an asyncio loop, in a copy of the caller's context. From Trio.
+
+        Returns and raises what it does: SystemExit and KeyboardInterrupt too, which end neither
+        loop. Cancelled, it cancels the task, once, and waits until that has ended: what the task
+        returns is returned, its CancelledError goes on as Trio's Cancelled. A CancelledError that
+        nobody asked for comes out as one.
+
+        Raises:
+            HostLoopClosed: The asyncio loop is closed.
+        """
+        ...
+
+
+class HostsTrio(RunsAsyncio, Protocol):
+    """An asyncio loop with Trio as its guest: code crosses both ways."""
+
+    async def run_trio(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Await `function()` in a Trio task, in a copy of the caller's context. From asyncio.
+
+        Cancelled, it cancels the Trio task, and waits until that has ended.
+        """
+        ...
+
+
+#: The asyncio loop whose guest this Trio run is; None where Trio runs by itself.
+asyncio_host: trio.lowlevel.RunVar[HostsTrio | None] = trio.lowlevel.RunVar("asyncio_host", None)
+
+
+class HostedWorker(Protocol):
+    """A worker, seen by what brings it into an asyncio loop."""
+
+    async def run(self) -> None:
+        """Work until asked to stop. On Trio."""
+        ...
+
+    def ask(self, who: str) -> None:
+        """Ask once: the first time it drains, the second time it aborts."""
+        ...
+
+    def abort(self) -> None:
+        """Abort the running jobs, then stop."""
         ...

@@ -23,9 +23,9 @@ from trio_queue._worker.call import Caller
 from trio_queue._worker.complete import Completer
 from trio_queue._worker.database import Database
 from trio_queue._worker.fetch import Fetcher
+from trio_queue._worker.flavors import Flavors
 from trio_queue._worker.hear import Ear
 from trio_queue._worker.lease import Lease
-from trio_queue._worker.opening import opened
 from trio_queue._worker.options import Options, WorkerOptions, read_options
 from trio_queue._worker.periodic import PeriodicDeferrer
 from trio_queue._worker.report import Reporter
@@ -36,7 +36,7 @@ from trio_queue._worker.running import RunningJobs
 from trio_queue._worker.services import Supervisor
 from trio_queue._worker.shutdown import Change, Event, Shutdown, Stage
 from trio_queue._worker.signals import heard_signals
-from trio_queue.exceptions import WorkerAlreadyRan
+from trio_queue.exceptions import NotOnTrio, WorkerAlreadyRan
 from trio_queue.job_context import WorkerOwner
 from trio_queue.jobs import AbortReason
 from trio_queue.store import JobStore, Notifications
@@ -75,6 +75,7 @@ class Worker:
         )
         self._shutdown.on_change = self._changed
         self._supervisor = Supervisor(self._shutdown, self._reporter.logger)
+        self._flavors = Flavors(app, self.options.asyncio_backend)
         self._lease: Lease | None = None
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
@@ -100,6 +101,13 @@ class Worker:
         """Abort the running jobs, then stop. From any thread, at any time, as often as one likes."""
         self._shutdown.abort("abort() was called")
 
+    def ask(self, who: str = "ask() was called") -> None:
+        """Ask once: the first time it drains, the second time it aborts. Signals count with these.
+
+        From any thread, at any time. The log says that it was `who`.
+        """
+        self._shutdown.ask(who)
+
     # Ctrl-C must reach the one task that hears it, not whichever of ours happens to hold the CPU:
     # each task of the worker begins with a protected function.
     @trio.lowlevel.enable_ki_protection
@@ -114,6 +122,7 @@ class Worker:
                 before that, when it returns.
 
         Raises:
+            NotOnTrio: It is awaited in an asyncio loop.
             WorkerAlreadyRan: It ran before.
             ConnectorException: The database is away at the start, or refuses.
             SchemaError: The database has no schema that this version works with.
@@ -125,6 +134,8 @@ class Worker:
         Cancelled: it drains, then raises Cancelled; a scope is cancelled once, so a second cancel
         from outside does not abort. Use `abort()`, or `shutdown_graceful_timeout`.
         """
+        if not trio.lowlevel.in_trio_task():
+            raise NotOnTrio
         if self._ran:
             raise WorkerAlreadyRan
         self._ran = True
@@ -185,7 +196,7 @@ class Worker:
 
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         self.app.perform_import_paths()
-        async with opened(self.app.connector), self.app.connector.open_store() as store:
+        async with self._flavors.opened(), self.app.connector.open_store() as store:
             database = Database(store, self._reporter.logger)
             self._stages.away_since = lambda: database.lost_since
             lease = Lease(
@@ -312,6 +323,7 @@ class Worker:
     def _caller(self) -> Caller:
         return Caller(
             worker=self,
+            flavors=self._flavors,
             began=self._reporter.began,
             thread_limit=self.options.thread_limit or self.options.concurrency,
             task_middleware=tuple(self.options.task_middleware),
@@ -320,9 +332,7 @@ class Worker:
 
     @property
     def _exit_process(self) -> Callable[[int], None] | None:
-        if not self.options.exit_on_third_signal:
-            return None
-        return self._leave
+        return self._leave if self.options.exit_on_third_signal else None
 
     def _leave(self, status: int) -> None:
         """The third signal: end the process. Runs in the signal's handler."""

@@ -56,11 +56,11 @@ class Witness:
 
 
 def pool_of(app: App) -> Pool:
-    """The pool of an open App's connector."""
+    """The pool of an App's connector that is open for Trio. From Trio."""
     connector = app.connector
     assert isinstance(connector, PsycopgConnector)
-    pool = connector._trio_pool  # pyright: ignore[reportPrivateUsage] - no user needs it
-    assert pool is not None
+    pool = connector._pools.get()  # pyright: ignore[reportPrivateUsage] - no user needs it
+    assert isinstance(pool, Pool)
     return pool
 
 

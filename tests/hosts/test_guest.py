@@ -1,116 +1,397 @@
-"""A worker inside asyncio.run, Trio a guest of its loop: what the asyncio facade will stand on."""
+"""The guest's life: a loop that is stopped or closed under it, several loops, and the way across."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import gc
+import importlib.util
+import logging
+import signal
+import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import outcome
+import pytest
 import trio
 
-from trio_queue import App, JobContext
-from trio_queue.testing import InMemoryConnector
-from trio_queue.worker import Stage, Worker
+from tests.hosts.application import Application, cancelled, eventually
+from tests.waiting import PATIENCE
+from trio_queue._loops.guest import Guest, open_guest
+from trio_queue._loops.waking import woken_by_signals
+from trio_queue.exceptions import TrioQueueException
+from trio_queue.log import Action
 
 
-def as_guest(afn: Callable[[], Awaitable[None]]) -> asyncio.Future[outcome.Outcome[None]]:
-    """Run a Trio function as a guest of the running loop; done when its whole run is."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[outcome.Outcome[None]] = loop.create_future()
-    trio.lowlevel.start_guest_run(
-        afn,
-        done_callback=done.set_result,
-        run_sync_soon_threadsafe=loop.call_soon_threadsafe,
-        run_sync_soon_not_threadsafe=loop.call_soon,
-        host_uses_signal_set_wakeup_fd=True,
-    )
-    return done
+def new_uvloop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
 
 
-class Application:
-    """An App with one job that waits to be told to end, and says how it ended."""
+on_new_loops = pytest.mark.parametrize(
+    "new_loop",
+    [
+        pytest.param(asyncio.new_event_loop, id="asyncio"),
+        pytest.param(
+            new_uvloop,
+            id="uvloop",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("uvloop") is None,
+                reason="uvloop has no wheel for this platform",
+            ),
+        ),
+    ],
+)
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
 
-    def __init__(self) -> None:
-        self.app = App(connector=InMemoryConnector())
-        self.began = asyncio.Event()
-        self.end = trio.Event()
-        self.saw: list[str] = []
 
-        @self.app.task(name="wait", pass_context=True)
-        async def wait(context: JobContext) -> None:
-            self.began.set()
+#: What psycopg's pool says of its tasks when their loop is closed before it.
+its_connections_complain = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+def assert_trio_can_run() -> None:
+    trio.run(trio.lowlevel.checkpoint)
+    gc.collect()  # what complains of its end does so now
+
+
+def host_closed(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.__dict__.get("action") == Action.HOST_LOOP_CLOSED
+    ]
+
+
+@its_connections_complain
+@on_new_loops
+def test_a_loop_that_is_closed_under_a_worker(
+    application: Application, new_loop: NewLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its jobs are aborted, their rows written; the thread may run Trio again."""
+    caplog.set_level(logging.ERROR)
+    trio_saw: list[str] = []
+
+    @application.app.task(name="trio", flavor="trio")
+    async def trio_job() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            trio_saw.append("cleaned up")
+
+    async def noting(call_next: Callable[[], Awaitable[Any]], context: Any, worker: Any) -> Any:
+        return await call_next()
+
+    async def main() -> None:
+        application.defer("trio")
+        application.defer("hold")
+        await application.start(concurrency=2)
+        await application.start(concurrency=2, worker_middleware=[noting])
+        await eventually(lambda: application.statuses == ["doing"] * 2, "both jobs")
+
+    loop = new_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    assert application.statuses == ["aborted", "aborted"]
+    assert trio_saw == ["cleaned up"]
+    assert application.workers == 0
+    [told] = host_closed(caplog)
+    assert "before you close the loop" in told
+    assert_trio_can_run()
+    asyncio.run(application.app.run_worker_async(wait=False))
+
+
+@its_connections_complain
+@on_new_loops
+def test_a_loop_that_is_closed_under_a_job_inside_of_middleware(
+    application: Application, new_loop: NewLoop
+) -> None:
+    """Three crossings deep: asyncio middleware around Trio around asyncio."""
+
+    async def noting(call_next: Callable[[], Awaitable[Any]], context: Any, worker: Any) -> Any:
+        return await call_next()
+
+    began = threading.Event()
+
+    async def sleep() -> None:
+        began.set()
+        await asyncio.sleep(3600)
+
+    @application.app.task(name="sync")
+    def sync() -> Awaitable[None]:
+        return sleep()
+
+    async def main() -> None:
+        application.defer("sync")
+        application.worker_task = asyncio.create_task(  # type: ignore[attr-defined]  # kept alive
+            application.app.run_worker_async(worker_middleware=[noting])
+        )
+        await eventually(began.is_set, "the job")
+
+    loop = new_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    assert application.statuses == ["aborted"]
+    assert_trio_can_run()
+
+
+@its_connections_complain
+@on_new_loops
+def test_a_loop_that_is_closed_while_a_job_that_was_cancelled_cleans_up(
+    application: Application, new_loop: NewLoop
+) -> None:
+    cleaning = asyncio.Event()
+
+    @application.app.task(name="slow")
+    async def slow() -> None:
+        application.began.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            cleaning.set()
+            await asyncio.sleep(3600)
+
+    async def main() -> None:
+        application.defer("slow")
+        worker = await application.start()
+        worker.cancel()
+        await application.reach("draining")
+        worker.cancel()
+        await asyncio.wait_for(cleaning.wait(), PATIENCE)
+
+    loop = new_loop()
+    loop.run_until_complete(main())
+    loop.close()
+    assert application.statuses == ["aborted"]
+    assert_trio_can_run()
+
+
+@on_new_loops
+def test_a_loop_that_is_stopped_and_run_again(application: Application, new_loop: NewLoop) -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def main() -> None:
+        application.defer("hold")
+        tasks.append(await application.start())
+
+    async def other() -> None:
+        with pytest.raises(TrioQueueException, match="was stopped with a worker inside"):
+            await application.app.run_worker_async()
+
+    async def rest() -> None:
+        application.gate.set()
+        tasks[0].cancel()
+        with cancelled():
+            await tasks[0]
+
+    loop, another = new_loop(), new_loop()
+    loop.run_until_complete(main())
+    another.run_until_complete(other())
+    loop.run_until_complete(rest())
+    loop.close()
+    another.close()
+    assert application.statuses == ["succeeded"]
+    assert_trio_can_run()
+
+
+@on_new_loops
+def test_the_loops_shutdown_drains_a_worker(
+    application: Application, new_loop: NewLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who closes a loop by hand mostly does this before, and cancels nothing."""
+
+    async def main() -> None:
+        application.defer("hold")
+        application.worker_task = await application.start()  # type: ignore[attr-defined]  # kept alive
+        asyncio.get_running_loop().call_later(0.1, application.gate.set)
+
+    loop = new_loop()
+    loop.run_until_complete(main())
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert application.statuses == ["succeeded"]
+    assert host_closed(caplog) == []
+    assert_trio_can_run()
+
+
+def test_two_loops_in_two_threads_share_an_app(application: Application) -> None:
+    """Each has a guest and connections of its own; a signal is for the main thread's."""
+    app = application.app
+    loops: set[int] = set()
+    both = threading.Barrier(2, timeout=PATIENCE)
+
+    @app.task(name="meet")
+    async def meet() -> None:
+        loops.add(id(asyncio.get_running_loop()))
+        await asyncio.to_thread(both.wait)
+        await app.configure_task("short").defer_async()
+
+    def work() -> None:
+        asyncio.run(app.run_worker_async(wait=False))
+
+    application.defer("meet")
+    application.defer("meet")
+    thread = threading.Thread(target=work)
+    thread.start()
+    work()
+    thread.join(PATIENCE)
+    assert len(loops) == 2
+    assert application.statuses == ["succeeded"] * 4
+    assert not app.connector.is_open()
+    assert_trio_can_run()
+
+
+# -- the ways across --------------------------------------------------------------------------------
+
+
+def in_guest(test: Callable[[Guest], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with open_guest() as guest:
+            await test(guest)
+
+    asyncio.run(main())
+    assert_trio_can_run()
+
+
+def test_asyncio_awaits_trio() -> None:
+    async def double(number: int) -> int:
+        await trio.lowlevel.checkpoint()
+        return number * 2
+
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise ValueError("on purpose")
+
+    async def test(guest: Guest) -> None:
+        assert await guest.run_trio(lambda: double(4)) == 8
+        with pytest.raises(ValueError, match="on purpose"):
+            await guest.run_trio(fail)
+
+    in_guest(test)
+
+
+def test_a_cancel_in_asyncio_cancels_the_trio_task_and_waits_for_it() -> None:
+    saw: list[str] = []
+
+    async def test(guest: Guest) -> None:
+        sleeping = asyncio.Event()
+
+        async def sleep() -> None:
+            sleeping.set()
             try:
-                await self.end.wait()
-                self.saw.append("returned")
-            except trio.Cancelled:
-                self.saw.append(f"cancelled, {context.should_abort()}")
-                raise
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.sleep(0.01)
+                saw.append("cleaned up")
 
-        self.wait = wait
+        task = asyncio.create_task(guest.run_trio(sleep))
+        await sleeping.wait()
+        task.cancel()
+        with cancelled():
+            await task
+        assert saw == ["cleaned up"]
 
-    @property
-    def status(self) -> str:
-        """The job's status in the database."""
-        connector = self.app.connector
-        assert isinstance(connector, InMemoryConnector)
-        return str(connector.jobs[1]["status"])
-
-
-def ask(worker: Worker) -> None:
-    """What the cancel of the facade's task is."""
-    shutdown = worker._shutdown  # pyright: ignore[reportPrivateUsage] - the facade is yet to come
-    shutdown.ask("Task.cancel()")
+    in_guest(test)
 
 
-def in_asyncio(main: Callable[[Application], Coroutine[Any, Any, None]]) -> None:
-    """Run an application in a loop of its own."""
-    asyncio.run(main(Application()))
+def test_a_cancel_of_trio_reaches_asyncio_and_back_again() -> None:
+    """Trio awaits asyncio, which awaits Trio."""
+    saw: list[str] = []
+
+    async def test(guest: Guest) -> None:
+        async def inner() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                saw.append("inner")
+
+        async def middle() -> None:
+            try:
+                await guest.run_trio(inner)
+            finally:
+                saw.append("middle")
+
+        async def outer() -> None:
+            with trio.move_on_after(0.05) as scope:
+                await guest.run(middle)
+            assert scope.cancelled_caught
+            saw.append("outer")
+
+        await guest.run_trio(outer)
+        assert saw == ["inner", "middle", "outer"]
+
+    in_guest(test)
 
 
-def test_a_worker_runs_as_a_guest_of_asyncio_until_no_job_is_left() -> None:
-    async def main(application: Application) -> None:
-        application.end.set()
-        async with application.app.open_async():
-            await application.wait.defer_async()
-            worker = Worker(application.app, wait=False, install_signal_handlers=False)
-            (await as_guest(worker.run)).unwrap()
-        assert application.saw == ["returned"]
-        assert application.status == "succeeded"
+def test_in_a_cancelled_scope_nothing_begins() -> None:
+    async def test(guest: Guest) -> None:
+        async def never() -> None:
+            raise AssertionError("it began")
 
-    in_asyncio(main)
+        async def outer() -> None:
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await guest.run(never)
+            assert scope.cancelled_caught
 
+        await guest.run_trio(outer)
 
-def test_asked_once_it_drains() -> None:
-    async def main(application: Application) -> None:
-        async with application.app.open_async():
-            await application.wait.defer_async()
-            worker = Worker(application.app, install_signal_handlers=False)
-            ended = as_guest(worker.run)
-            await application.began.wait()
-            ask(worker)
-            while worker.stage is not Stage.DRAINING:  # noqa: ASYNC110 - not an asyncio.Event
-                await asyncio.sleep(0)
-            assert not ended.done()
-            application.end.set()
-            (await ended).unwrap()
-        assert application.saw == ["returned"]
-        assert application.status == "succeeded"
-
-    in_asyncio(main)
+    in_guest(test)
 
 
-def test_asked_twice_it_aborts() -> None:
-    async def main(application: Application) -> None:
-        async with application.app.open_async():
-            await application.wait.defer_async()
-            worker = Worker(application.app, install_signal_handlers=False)
-            ended = as_guest(worker.run)
-            await application.began.wait()
-            ask(worker)
-            ask(worker)
-            (await ended).unwrap()
-        assert application.saw == ["cancelled, AbortReason.SHUTDOWN"]
-        assert application.status == "aborted"
+def test_who_comes_while_the_guest_ends_waits_and_has_a_new_one() -> None:
+    async def main() -> None:
+        opening = open_guest()
+        first = await opening.__aenter__()
+        await first.run_trio(trio.lowlevel.checkpoint)
+        leaving = asyncio.create_task(opening.__aexit__())
+        await asyncio.sleep(0)
+        assert first.ending
+        async with open_guest() as second:
+            assert second is not first
+            await second.run_trio(trio.lowlevel.checkpoint)
+        await leaving
 
-    in_asyncio(main)
+    asyncio.run(main())
+    assert_trio_can_run()
+
+
+@on_new_loops
+def test_a_signal_that_another_thread_gets_wakes_an_idle_loop(new_loop: NewLoop) -> None:
+    """The kernel may choose any thread, such as the one in which Trio waits for events."""
+    before = signal.getsignal(signal.SIGUSR1)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        heard = asyncio.Event()
+
+        def hear(number: int, frame: object) -> None:
+            heard.set()
+
+        signal.signal(signal.SIGUSR1, hear)
+        may_send = threading.Event()
+
+        def send() -> None:
+            may_send.wait()
+            signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        with woken_by_signals(loop):
+            # The next turn of the loop has nothing to do but wait.
+            loop.call_soon(may_send.set)
+            last = loop.time() + PATIENCE
+            await asyncio.wait_for(heard.wait(), PATIENCE)
+            assert loop.time() < last, "the timeout woke it"
+        thread.join()
+
+    loop = new_loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+        signal.signal(signal.SIGUSR1, before)
+    assert signal.set_wakeup_fd(-1) == -1, "the loop's, or ours, are gone"

@@ -14,6 +14,7 @@ import trio.testing
 from tests.fix_worker import FaultyConnector, Steps, ThreadGate, wait_until, work, working
 from trio_queue import App, JobContext, Worker
 from trio_queue._worker.call import Caller
+from trio_queue._worker.flavors import Flavors
 from trio_queue._worker.running import RunningJob
 from trio_queue.exceptions import MiddlewareKindMismatch
 from trio_queue.jobs import Job
@@ -322,6 +323,7 @@ async def test_a_job_that_is_given_back_in_the_moment_it_gets_its_thread_has_not
     began: list[RunningJob] = []
     caller = Caller(
         worker=None,
+        flavors=Flavors(app, None),
         began=began.append,
         thread_limit=1,
         task_middleware=(),

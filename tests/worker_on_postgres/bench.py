@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
@@ -10,10 +11,12 @@ from typing import Any
 
 import psycopg
 import pytest
+import sniffio
 import trio
 
 from tests.waiting import eventually
 from trio_queue import App, JobContext, PsycopgConnector
+from trio_queue._worker.shared_event import SharedEvent
 from trio_queue.log import Action
 from trio_queue.worker import Worker
 
@@ -33,8 +36,18 @@ def told(caplog: pytest.LogCaptureFixture, action: Action) -> list[str]:
     ]
 
 
+async def give_way() -> None:
+    """Let others run, on Trio or asyncio."""
+    if sniffio.current_async_library() == "trio":
+        await trio.lowlevel.checkpoint()
+    else:
+        await asyncio.sleep(0)
+
+
 class Bench:
     """An application with tasks that a test holds, and what happened to its jobs.
+
+    Its tasks run in whichever loop the worker's host has.
 
     Args:
         conninfo: The way of the application: through a proxy, where the test has one.
@@ -49,7 +62,7 @@ class Bench:
         self.began: Counter[int] = Counter()
         self.ended: Counter[int] = Counter()
         #: Jobs of the task `hold` end when this is set.
-        self.gate = trio.Event()
+        self.gate = SharedEvent()
         #: What runs at this moment, by lock, and whether two of one lock ever did.
         self.running: Counter[str] = Counter()
         self.overlapped: set[str] = set()
@@ -58,7 +71,7 @@ class Bench:
         @self.app.task(name="work", pass_context=True)
         async def work(context: JobContext, number: int = 0) -> None:
             with self._counted(context):
-                await trio.lowlevel.checkpoint()
+                await give_way()
 
         @self.app.task(name="hold", pass_context=True)
         async def hold(context: JobContext, number: int = 0) -> None:

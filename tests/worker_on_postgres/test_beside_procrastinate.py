@@ -17,6 +17,7 @@ import trio
 import trio_queue
 from tests.fix_schemas import apply_stock_schema
 from tests.waiting import eventually
+from tests.worker_on_postgres.bench import give_way
 from trio_queue import schema
 from trio_queue.worker import Worker
 
@@ -129,14 +130,14 @@ async def test_both_defer_and_both_work(shared_database: str) -> None:
     @app.task(name="work", pass_context=True)
     async def work(context: trio_queue.JobContext, number: int) -> None:
         with record.running("ours", context.job):
-            await trio.lowlevel.checkpoint()
+            await give_way()
 
     @app.task(name="fail_once", pass_context=True, retry=1)
     async def fail_once(context: trio_queue.JobContext, number: int) -> None:
         if context.job.attempts == 0:
             raise ValueError(number)
         with record.running("ours", context.job):
-            await trio.lowlevel.checkpoint()
+            await give_way()
 
     stock = StockWorker(shared_database, record)
     ours: list[int] = []

@@ -53,7 +53,7 @@ async def test_a_retried_job(bench: Bench, listen_notify: bool) -> None:
 
 
 async def test_a_job_that_somebody_retries(bench: Bench) -> None:
-    async with bench.working():
+    async with bench.app.open_async(), bench.working():
         ids = bench.defer("no.such.task")
         await bench.all_ended(ids, "failed")
         bench.rows("UPDATE procrastinate_jobs SET task_name = 'work' RETURNING id")
@@ -81,7 +81,7 @@ async def test_an_abort_while_it_runs(bench: Bench, by: str) -> None:
     options = (
         {} if by == "notification" else {"listen_notify": False, "abort_job_polling_interval": 0.05}
     )
-    async with bench.working(**options):
+    async with bench.app.open_async(), bench.working(**options):
         await eventually(lambda: len(bench.began) == 1, "the job")
         await bench.app.job_manager.cancel_job_by_id_async(ids[0], abort=True)
         await bench.all_ended(ids, "aborted")

@@ -12,6 +12,8 @@ from tests.waiting import eventually
 from tests.worker_on_postgres.bench import Bench
 from trio_queue.worker import Stage
 
+pytestmark = pytest.mark.both_hosts
+
 LOCKS = [None, "a", "b", "c"]
 
 
@@ -84,6 +86,7 @@ async def test_until_no_job_is_left(bench: Bench, workers: int) -> None:
     await bench.is_quiet()
 
 
+@pytest.mark.only_trio  # asks Trio whether the App is open
 async def test_the_app_is_open_until_the_last_worker_ends(bench: Bench) -> None:
     """Opened by none but the workers; a job of the last one still defers over it."""
     ids: list[int] = []

@@ -6,10 +6,10 @@ import contextlib
 import datetime
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import psycopg
-import sniffio
 import trio
 
 from trio_queue import utils
@@ -17,9 +17,10 @@ from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.pool import Pool
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translated
+from trio_queue._storage.loop_pools import LoopPools, in_trio, on_trio, trio_runs_this_code
 from trio_queue._storage.parameters import Parameters, resolve_async, without_address
 from trio_queue._storage.schema_state import check_usable
-from trio_queue._storage.senders import send_async, send_on_callers_async
+from trio_queue._storage.senders import Statement, send_async, send_on_callers_async
 from trio_queue._storage.statements import statement_of
 from trio_queue._storage.store import PostgresJobStore, configure
 from trio_queue._storage.sync_connector import (
@@ -29,7 +30,7 @@ from trio_queue._storage.sync_connector import (
     address_of,
     sync_connection,
 )
-from trio_queue.connector import BaseConnector
+from trio_queue.connector import BaseConnector, running_loop
 from trio_queue.exceptions import AppNotOpen, ConnectorException
 from trio_queue.store import JobStore, Verb
 
@@ -49,7 +50,8 @@ class PsycopgConnector(BaseConnector):
     """PostgreSQL, from Trio, asyncio and sync code alike.
 
     Opened under Trio it keeps a pool of its own; under asyncio a pool of psycopg_pool's, the
-    caller's or one that `pool_factory` makes. Sync code may use it once it is open in any way.
+    caller's or one that `pool_factory` makes; for each event loop another one. Sync code may use it
+    once it is open in any way.
 
     Args:
         json_dumps: Encodes tasks' arguments; by default `json.dumps`.
@@ -73,9 +75,7 @@ class PsycopgConnector(BaseConnector):
         # What is called with async connections is of no use to a sync pool.
         sync_args = {name: value for name, value in kwargs.items() if name not in _ASYNC_CALLBACKS}
         self._sync = SyncPool(sync_args, json_dumps, json_loads)
-        self._trio_pool: Pool | None = None
-        self._asyncio_pool: Any = None
-        self._asyncio_pool_is_ours = False
+        self._pools = LoopPools()
         #: Where the worker connects: of the caller's pool, where there is one.
         self._parameters: Parameters | None = None
 
@@ -124,17 +124,17 @@ class PsycopgConnector(BaseConnector):
             ConnectorException: The server cannot be reached; the address is named. Or a pool was
                 given under Trio, which it cannot serve.
         """
-        if _is_trio():
-            if pool is not None:
-                raise ConnectorException(
-                    "a pool of psycopg_pool's cannot serve Trio: give the connector its conninfo"
-                )
-            await self._open_trio()
-        else:
+        if not in_trio():
             await self._open_asyncio(pool)
+        elif pool is not None:
+            raise ConnectorException(
+                "a pool of psycopg_pool's cannot serve Trio: give the connector its conninfo"
+            )
+        else:
+            await on_trio(self._open_trio)
 
     async def _open_trio(self) -> None:
-        if self._trio_pool is not None:
+        if self._pools.get() is not None:
             return
         parameters = await self._resolve()
         made = Pool(
@@ -145,17 +145,17 @@ class PsycopgConnector(BaseConnector):
         )
         with translated(parameters.address):
             await made.open()
-        if self.is_open():  # somebody else opened it meanwhile
+        if not self._pools.add(made, made.close):  # somebody else opened it meanwhile
             await made.close()
             return
-        self._trio_pool, self._parameters = made, parameters
+        self._parameters = parameters
 
     async def _open_asyncio(self, pool: Any) -> None:
-        if self._asyncio_pool is not None:
+        if self._pools.get() is not None:
             return
         if pool is not None:
             self._parameters = await resolve_async(pool.conninfo, pool.kwargs)
-            self._asyncio_pool, self._asyncio_pool_is_ours = pool, False
+            self._pools.add(pool, None)
             return
         # Imported here: Trio programs need none of it.
         import psycopg_pool
@@ -181,10 +181,9 @@ class PsycopgConnector(BaseConnector):
             except BaseException:
                 await made.close(CLOSE_TIMEOUT)
                 raise
-        if self.is_open():  # somebody else opened it meanwhile
-            await made.close(CLOSE_TIMEOUT)
+        if not self._pools.add(made, partial(made.close, CLOSE_TIMEOUT)):
+            await made.close(CLOSE_TIMEOUT)  # somebody else opened it meanwhile
             return
-        self._asyncio_pool, self._asyncio_pool_is_ours = made, True
         self._parameters = parameters
 
     async def _configure(self, connection: psycopg.AsyncConnection[Any]) -> None:
@@ -200,34 +199,28 @@ class PsycopgConnector(BaseConnector):
 
         A pool of the caller's stays open. In a cancelled scope too; bounded by 5 seconds for each.
         """
-        if _is_trio():
-            pool, self._trio_pool = self._trio_pool, None
-            with trio.CancelScope(shield=True):
-                if pool is not None:
-                    await pool.close()
-                if self._asyncio_pool is None and self._sync.is_open:
-                    await trio.to_thread.run_sync(self._sync.close)
-        else:
-            import asyncio
+        if in_trio():
+            await on_trio(self._close_trio)
+            return
+        import asyncio
 
-            asyncio_pool, self._asyncio_pool = self._asyncio_pool, None
-            if asyncio_pool is not None and self._asyncio_pool_is_ours:
-                await asyncio_pool.close(CLOSE_TIMEOUT)
-            if self._trio_pool is None and self._sync.is_open:
-                await asyncio.to_thread(self._sync.close)
+        if (close := self._pools.pop()) is not None:
+            await close()
+        if not self._pools and self._sync.is_open:
+            await asyncio.to_thread(self._sync.close)
+
+    async def _close_trio(self) -> None:
+        with trio.CancelScope(shield=True):
+            if (close := self._pools.pop()) is not None:
+                await close()
+            if not self._pools and self._sync.is_open:
+                await trio.to_thread.run_sync(self._sync.close)
 
     def is_open(self) -> bool:
         """Whether it is open for the running loop; outside of one, for sync code."""
-        match _library():
-            case "trio":
-                return self._trio_pool is not None
-            case "asyncio":
-                return self._asyncio_pool is not None
-            case _:
-                return self._sync.is_open or self._is_open_async()
-
-    def _is_open_async(self) -> bool:
-        return self._trio_pool is not None or self._asyncio_pool is not None
+        if running_loop() is None:
+            return self._sync.is_open or bool(self._pools)
+        return self._pools.get() is not None
 
     async def _resolve(self) -> Parameters:
         return await resolve_async(
@@ -257,6 +250,10 @@ class PsycopgConnector(BaseConnector):
             return await send_on_callers_async(
                 owner, statement, address=address_of(owner), loads=self._loads
             )
+        send_over = partial(self._send_over_pool, statement)
+        return await (on_trio(send_over) if in_trio() else send_over())
+
+    async def _send_over_pool(self, statement: Statement[R]) -> R:
         with translated(self._address):
             async with self._require_async().connection() as ours:
                 return await send_async(ours, statement, address=self._address, loads=self._loads)
@@ -283,6 +280,10 @@ class PsycopgConnector(BaseConnector):
 
     async def fetch_async(self, text: str, parameters: Any = None) -> Sequence[tuple[Any, ...]]:
         """The rows of a query."""
+        fetch = partial(self._fetch_over_pool, text, parameters)
+        return await (on_trio(fetch) if in_trio() else fetch())
+
+    async def _fetch_over_pool(self, text: str, parameters: Any) -> Sequence[tuple[Any, ...]]:
         with translated(self._address):
             async with self._require_async().connection() as connection:
                 cursor = await connection.execute(text.encode(), parameters)
@@ -299,11 +300,11 @@ class PsycopgConnector(BaseConnector):
         return self._parameters.address if self._parameters else ""
 
     def _open_sync_lazily(self) -> None:
-        if not self._sync.is_open and self._is_open_async():
+        if not self._sync.is_open and self._pools:
             self._sync.open(min_size=1, max_size=4)
 
     def _require_async(self) -> Any:
-        pool = self._trio_pool if _is_trio() else self._asyncio_pool
+        pool = self._pools.get()
         if pool is None:
             raise AppNotOpen
         return pool
@@ -323,20 +324,9 @@ class PsycopgConnector(BaseConnector):
             yield store
 
 
-def _library() -> str | None:
-    try:
-        return sniffio.current_async_library()
-    except sniffio.AsyncLibraryNotFoundError:
-        return None
-
-
-def _is_trio() -> bool:
-    return _library() == "trio"
-
-
 def _check_loop(connection: psycopg.AsyncConnection[Any]) -> None:
     """Refuse a connection of the other loop. Raises ConnectorException."""
-    if isinstance(connection, TrioConnection) is not _is_trio():
+    if isinstance(connection, TrioConnection) is not trio_runs_this_code():
         raise ConnectorException(
             "connection= belongs to another event loop: under Trio give a sync psycopg.Connection "
             "or a TrioConnection, under asyncio a psycopg.AsyncConnection"

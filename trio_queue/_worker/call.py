@@ -1,4 +1,4 @@
-"""Call a task in its flavour: on Trio, or in a thread, with the middleware around it."""
+"""Call a task in its flavour: on Trio, on asyncio, or in a thread, with the middleware around it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 import trio
 
+from trio_queue._worker.flavors import Flavors
 from trio_queue._worker.forks import OneProcess
 from trio_queue._worker.running import RunningJob
 from trio_queue.job_context import JobContext
 from trio_queue.middleware import TaskMiddleware, WorkerMiddleware, compose, of_kind
 from trio_queue.tasks import AnyTask
+from trio_queue.types import Flavor
 from trio_queue.utils import is_async_callable
 
 # Threads are limited by the worker's own limiter, taken before; Trio's must not count them again.
@@ -27,12 +29,14 @@ class Caller:
         self,
         *,
         worker: Any,
+        flavors: Flavors,
         began: Callable[[RunningJob], None],
         thread_limit: int,
         task_middleware: tuple[TaskMiddleware, ...],
         worker_middleware: tuple[WorkerMiddleware, ...],
     ) -> None:
         self._worker = worker
+        self._flavors = flavors
         self._began = began
         self._threads = trio.CapacityLimiter(thread_limit)
         self._task_middleware = {
@@ -48,25 +52,53 @@ class Caller:
         """
         if not self._worker_middleware:
             return await self._call_task(task, running, context)
+        host = self._flavors.host
+        await self._flavors.make_ready(host)
         # The middleware is part of the body: once it runs, the job is not given back.
         self._begin(running, in_thread=False)
-        run = partial(self._call_task, task, running, context)
-        return await compose(self._worker_middleware, run, context, self._worker)()
+        run: Callable[[], Any]
+        if is_async_callable(task.func) and self._flavors.of(task) == host:
+            # All of it in one loop.
+            run = partial(_in_one_process, self._body(task, running, context, is_async=True))
+        else:
+            run = self._flavors.from_host(partial(self._call_task, task, running, context))
+        return await self._flavors.run(
+            host, compose(self._worker_middleware, run, context, self._worker)
+        )
 
-    async def _call_task(self, task: AnyTask, running: RunningJob, context: JobContext) -> Any:
-        is_async = is_async_callable(task.func)
+    def _body(
+        self, task: AnyTask, running: RunningJob, context: JobContext, *, is_async: bool
+    ) -> Callable[[], Any]:
         arguments = (context,) if task.pass_context else ()
         body: Callable[[], Any] = partial(task.func, *arguments, **running.job.keywords)
         middleware = (*self._task_middleware[is_async], *task.task_middleware)
-        if middleware:
-            body = compose(middleware, body, context, self._worker)
+        return compose(middleware, body, context, self._worker) if middleware else body
+
+    async def _call_task(self, task: AnyTask, running: RunningJob, context: JobContext) -> Any:
+        is_async = is_async_callable(task.func)
+        flavor = self._flavors.of(task)
+        body = self._body(task, running, context, is_async=is_async)
         if is_async:
+            await self._flavors.make_ready(flavor)
             self._begin(running, in_thread=False)
-            with OneProcess():
-                return await body()
+            return await self._flavors.run(flavor, partial(_in_one_process, body))
         result = await self._in_thread(running, body)
         # What a function is, is told by what it does: a sync one may return an awaitable.
-        return await _awaited(result) if inspect.isawaitable(result) else result
+        return await self._awaited(flavor, result) if inspect.isawaitable(result) else result
+
+    async def _awaited(self, flavor: Flavor, awaitable: Awaitable[Any]) -> Any:
+        try:
+            await self._flavors.make_ready(flavor)
+            return await self._flavors.run(
+                flavor, partial(_in_one_process, partial(_await, awaitable))
+            )
+        finally:
+            # Aborted before it began.
+            if (
+                inspect.iscoroutine(awaitable)
+                and inspect.getcoroutinestate(awaitable) == "CORO_CREATED"
+            ):
+                awaitable.close()
 
     def _begin(self, running: RunningJob, *, in_thread: bool) -> None:
         first = not running.started
@@ -93,6 +125,10 @@ def _boxed(body: Callable[[], Any]) -> list[Any]:
         return [body()]
 
 
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
+async def _in_one_process(body: Callable[[], Awaitable[Any]]) -> Any:
     with OneProcess():
-        return await awaitable
+        return await body()
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

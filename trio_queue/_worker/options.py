@@ -12,6 +12,7 @@ from trio_queue.completion import InterruptedJobs, StalledJobs
 from trio_queue.exceptions import InvalidOption
 from trio_queue.jobs import DeleteJobCondition
 from trio_queue.middleware import TaskMiddleware, WorkerMiddleware, check_worker_middleware
+from trio_queue.owners import AsyncioBackend
 
 
 class WorkerOptions(TypedDict, total=False):
@@ -38,6 +39,7 @@ class WorkerOptions(TypedDict, total=False):
     stalled_jobs_limit: int
     exit_on_third_signal: bool
     thread_limit: int | None
+    asyncio_backend: str | AsyncioBackend | None
 
 
 def _option(default: Any, help: str, check: Any = None) -> Any:
@@ -111,6 +113,13 @@ def _stalled_jobs(value: Any) -> StalledJobs:
         return StalledJobs(value)
     except ValueError:
         raise _refuse("stalled_jobs", value, "'requeue', 'retry', 'fail' or 'leave'") from None
+
+
+def _asyncio_backend(value: Any) -> AsyncioBackend:
+    try:
+        return AsyncioBackend(value)
+    except ValueError:
+        raise _refuse("asyncio_backend", value, "'trio-asyncio', 'thread' or None") from None
 
 
 def _mapping(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -224,6 +233,12 @@ class Options:
         None,
         "How many sync jobs run in threads at once; by default as many as run at all.",
         attrs.converters.optional(_count("thread_limit")),
+    )
+    asyncio_backend: AsyncioBackend | None = _option(
+        None,
+        "What runs asyncio tasks under a Trio host: trio-asyncio (a loop on top of Trio) or thread "
+        "(a loop in a thread of its own); by default the first that can be used.",
+        attrs.converters.optional(_asyncio_backend),
     )
 
     def __attrs_post_init__(self) -> None:

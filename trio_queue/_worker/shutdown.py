@@ -15,6 +15,8 @@ from enum import Enum
 import attrs
 import trio
 
+from trio_queue._worker.shared_event import SharedEvent
+
 
 class Stage(Enum):
     """Where a worker is in its life."""
@@ -118,7 +120,7 @@ class Shutdown:
         self.asked_at = math.inf
         self.asks = 0
         #: Set when the stage is reached or passed.
-        self.draining = trio.Event()
+        self.draining = SharedEvent()
         self.aborting = trio.Event()
         #: Told of every change, on Trio's thread (before the run: on the caller's).
         self.on_change: Callable[[Change], None] = lambda _: None

@@ -1,0 +1,71 @@
+"""A process with a worker in an asyncio loop: `python -m tests.hosts.process HOW CONNINFO`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from trio_queue import App, JobContext, PsycopgConnector
+
+
+def main() -> None:
+    how, conninfo = sys.argv[1:]
+    app = App(
+        connector=PsycopgConnector(conninfo=conninfo, min_size=1),
+        flavor="asyncio" if how == "run_worker" else None,
+    )
+
+    began = asyncio.Event()
+
+    @app.task(name="drains", pass_context=True)
+    async def drains(context: JobContext) -> None:
+        began.set()
+        say("began")
+        try:
+            await context.wait_shutting_down()
+            await asyncio.sleep(0.2)
+            say("returned")
+        except asyncio.CancelledError:
+            say("cancelled")
+            raise
+
+    match how:
+        case "run_worker":
+            app.run_worker()
+        case "handlers":
+            asyncio.run(app.run_worker_async())
+        case "handlers, uvloop":
+            import uvloop
+
+            uvloop.run(app.run_worker_async())
+        case "no handlers, beside other work":
+            asyncio.run(beside_other_work(app))
+        case "no handlers, no Runner":
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(app.run_worker_async(install_signal_handlers=False))
+        case "exits":
+            loop = asyncio.new_event_loop()
+            task = loop.create_task(app.run_worker_async(install_signal_handlers=False))
+            loop.run_until_complete(began.wait())
+            assert not task.done()
+        case _:
+            raise AssertionError(how)
+    say("left")
+
+
+async def beside_other_work(app: App) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(app.run_worker_async(install_signal_handlers=False))
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            say("the other work ends")
+
+
+def say(what: str) -> None:
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Ctrl-C, SIGTERM and the end of a real process around a worker in an asyncio loop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.hosts.application import Application
+from tests.waiting import PATIENCE
+
+
+@contextmanager
+def process(application: Application, how: str) -> Generator[subprocess.Popen[str]]:
+    """The process, whose worker runs a job."""
+    application.defer("drains")
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.hosts.process", how, application.database.info.dsn],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline() == "began\n", started.communicate()
+            yield started
+        finally:
+            started.kill()
+
+
+def ended(started: subprocess.Popen[str]) -> tuple[int, list[str], str]:
+    """Its exit status, what it said since it began, and its stderr."""
+    assert started.stdout is not None
+    assert started.stderr is not None
+    # Not by communicate(): what came together with the first line is in the buffer already.
+    out, err = started.stdout.read(), started.stderr.read()
+    return started.wait(PATIENCE), out.splitlines(), err
+
+
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [
+        ("handlers", signal.SIGINT),
+        ("handlers, uvloop", signal.SIGTERM),
+        ("run_worker", signal.SIGTERM),
+    ],
+)
+def test_a_signal_drains_and_the_program_goes_on(
+    application: Application, how: str, number: signal.Signals
+) -> None:
+    with process(application, how) as started:
+        started.send_signal(number)
+        assert ended(started) == (0, ["returned", "left"], "")
+    assert application.statuses == ["succeeded"]
+
+
+@pytest.mark.parametrize("how", ["no handlers, beside other work", "no handlers, no Runner"])
+def test_without_handlers_ctrl_c_drains_and_is_raised_when_the_jobs_have_ended(
+    application: Application, how: str
+) -> None:
+    with process(application, how) as started:
+        started.send_signal(signal.SIGINT)
+        status, out, err = ended(started)
+        assert status == -signal.SIGINT
+        assert out[-1] == "returned"
+        assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert application.statuses == ["succeeded"]
+
+
+def test_a_process_that_leaves_a_stopped_loop_behind_drains_its_worker(
+    application: Application,
+) -> None:
+    with process(application, "exits") as started:
+        status, out, err = ended(started)
+        assert status == 0
+        assert out == ["left", "returned"], err
+    assert application.statuses == ["succeeded"]
+    assert application.workers == 0

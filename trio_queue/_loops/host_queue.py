@@ -1,0 +1,68 @@
+"""What Trio wants to be called by its host, in order, also when the host is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+class HostQueue:
+    """Callbacks on their way to an asyncio loop.
+
+    They wait here and not in the loop, which forgets its own when it is closed: whoever ends the
+    guest then calls them by hand.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._callbacks: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._hooks: Any = None
+
+    def keep_hooks(self) -> None:
+        """Trio runs from now on: what it has installed for async generators is to stay.
+
+        A loop that is stopped and run again installs its own anew, which would take those of Trio's
+        tasks for the loop's, and close them under Trio.
+        """
+        self._hooks = sys.get_asyncgen_hooks()
+
+    def _restore_hooks(self) -> None:
+        hooks = self._hooks
+        if hooks is not None and sys.get_asyncgen_hooks().firstiter is not hooks.firstiter:
+            sys.set_asyncgen_hooks(*hooks)
+
+    def soon(self, callback: Callable[[], Any]) -> None:
+        """Let the loop call this; from its own thread."""
+        self._callbacks.put(callback)
+        if not self._loop.is_closed():
+            self._loop.call_soon(self._call_next)
+
+    def soon_threadsafe(self, callback: Callable[[], Any]) -> None:
+        """Let the loop call this; from any thread."""
+        self._callbacks.put(callback)
+        # Closed at this very moment, perhaps.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._call_next)
+
+    def _call_next(self) -> None:
+        try:
+            callback = self._callbacks.get_nowait()
+        except queue.Empty:
+            return  # it was called by hand
+        self._restore_hooks()
+        callback()
+
+    def call_until(self, is_over: Callable[[], bool]) -> None:
+        """Call what comes, instead of the loop, which is closed."""
+        hooks = sys.get_asyncgen_hooks()
+        try:
+            while not is_over():
+                callback = self._callbacks.get()
+                self._restore_hooks()
+                callback()
+        finally:
+            sys.set_asyncgen_hooks(*hooks)  # Trio puts back the closed loop's
