@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, cast
 
 import psycopg
-import sniffio
 import trio
 
 from trio_queue import utils
@@ -17,7 +16,9 @@ from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.pool import Pool
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translated
+from trio_queue._storage.loops import is_trio, library, refuse_in_a_loop
 from trio_queue._storage.parameters import Parameters, resolve_async, without_address
+from trio_queue._storage.pools import OpenPool, Pools
 from trio_queue._storage.schema_state import check_usable
 from trio_queue._storage.senders import send_async, send_on_callers_async
 from trio_queue._storage.statements import statement_of
@@ -30,7 +31,7 @@ from trio_queue._storage.sync_connector import (
     sync_connection,
 )
 from trio_queue.connector import BaseConnector
-from trio_queue.exceptions import AppNotOpen, ConnectorException
+from trio_queue.exceptions import ConnectorException
 from trio_queue.store import JobStore, Verb
 
 __all__ = ["PsycopgConnector", "SyncPsycopgConnector"]
@@ -49,7 +50,9 @@ class PsycopgConnector(BaseConnector):
     """PostgreSQL, from Trio, asyncio and sync code alike.
 
     Opened under Trio it keeps a pool of its own; under asyncio a pool of psycopg_pool's, the
-    caller's or one that `pool_factory` makes. Sync code may use it once it is open in any way.
+    caller's or one that `pool_factory` makes. Each event loop, in whatever thread, opens it for
+    itself. Sync code in other threads may use it once it is open in any way; in the thread of a
+    loop only after `open()`, since it blocks.
 
     Args:
         json_dumps: Encodes tasks' arguments; by default `json.dumps`.
@@ -73,9 +76,9 @@ class PsycopgConnector(BaseConnector):
         # What is called with async connections is of no use to a sync pool.
         sync_args = {name: value for name, value in kwargs.items() if name not in _ASYNC_CALLBACKS}
         self._sync = SyncPool(sync_args, json_dumps, json_loads)
-        self._trio_pool: Pool | None = None
-        self._asyncio_pool: Any = None
-        self._asyncio_pool_is_ours = False
+        #: Whether sync code asked for its pool; else it comes and goes with those of the loops.
+        self._is_open_for_sync = False
+        self._pools = Pools()
         #: Where the worker connects: of the caller's pool, where there is one.
         self._parameters: Parameters | None = None
 
@@ -109,9 +112,11 @@ class PsycopgConnector(BaseConnector):
     def open(self, pool: Any = None) -> None:
         """Open for sync code. Raises ConnectorException, which names the address."""
         self._sync.open(pool)
+        self._is_open_for_sync = True
 
     def close(self) -> None:
         """Close what `open()` opened; a pool of the caller's stays open."""
+        self._is_open_for_sync = False
         self._sync.close()
 
     async def open_async(self, pool: Any = None) -> None:
@@ -124,18 +129,24 @@ class PsycopgConnector(BaseConnector):
             ConnectorException: The server cannot be reached; the address is named. Or a pool was
                 given under Trio, which it cannot serve.
         """
-        if _is_trio():
-            if pool is not None:
-                raise ConnectorException(
-                    "a pool of psycopg_pool's cannot serve Trio: give the connector its conninfo"
-                )
-            await self._open_trio()
-        else:
-            await self._open_asyncio(pool)
-
-    async def _open_trio(self) -> None:
-        if self._trio_pool is not None:
+        if is_trio() and pool is not None:
+            raise ConnectorException(
+                "a pool of psycopg_pool's cannot serve Trio: give the connector its conninfo"
+            )
+        if self._pools.current is not None:
             return
+        if is_trio():
+            made = await self._open_trio()
+        elif pool is not None:
+            made = OpenPool(pool, await resolve_async(pool.conninfo, pool.kwargs), is_ours=False)
+        else:
+            made = await self._open_asyncio()
+        if self._pools.add(made):
+            self._parameters = made.parameters
+        else:  # somebody else opened it meanwhile
+            await _close(made)
+
+    async def _open_trio(self) -> OpenPool:
         parameters = await self._resolve()
         made = Pool(
             parameters.conninfo,
@@ -145,18 +156,9 @@ class PsycopgConnector(BaseConnector):
         )
         with translated(parameters.address):
             await made.open()
-        if self.is_open():  # somebody else opened it meanwhile
-            await made.close()
-            return
-        self._trio_pool, self._parameters = made, parameters
+        return OpenPool(made, parameters)
 
-    async def _open_asyncio(self, pool: Any) -> None:
-        if self._asyncio_pool is not None:
-            return
-        if pool is not None:
-            self._parameters = await resolve_async(pool.conninfo, pool.kwargs)
-            self._asyncio_pool, self._asyncio_pool_is_ours = pool, False
-            return
+    async def _open_asyncio(self) -> OpenPool:
         # Imported here: Trio programs need none of it.
         import psycopg_pool
 
@@ -181,11 +183,7 @@ class PsycopgConnector(BaseConnector):
             except BaseException:
                 await made.close(CLOSE_TIMEOUT)
                 raise
-        if self.is_open():  # somebody else opened it meanwhile
-            await made.close(CLOSE_TIMEOUT)
-            return
-        self._asyncio_pool, self._asyncio_pool_is_ours = made, True
-        self._parameters = parameters
+        return OpenPool(made, parameters)
 
     async def _configure(self, connection: psycopg.AsyncConnection[Any]) -> None:
         await configure(connection)
@@ -200,34 +198,24 @@ class PsycopgConnector(BaseConnector):
 
         A pool of the caller's stays open. In a cancelled scope too; bounded by 5 seconds for each.
         """
-        if _is_trio():
-            pool, self._trio_pool = self._trio_pool, None
+        opened = self._pools.pop()
+        if opened is not None:
+            await _close(opened)
+        if self._is_open_for_sync or self._pools or not self._sync.is_open:
+            return
+        if is_trio():
             with trio.CancelScope(shield=True):
-                if pool is not None:
-                    await pool.close()
-                if self._asyncio_pool is None and self._sync.is_open:
-                    await trio.to_thread.run_sync(self._sync.close)
+                await trio.to_thread.run_sync(self._sync.close)
         else:
             import asyncio
 
-            asyncio_pool, self._asyncio_pool = self._asyncio_pool, None
-            if asyncio_pool is not None and self._asyncio_pool_is_ours:
-                await asyncio_pool.close(CLOSE_TIMEOUT)
-            if self._trio_pool is None and self._sync.is_open:
-                await asyncio.to_thread(self._sync.close)
+            await asyncio.to_thread(self._sync.close)
 
     def is_open(self) -> bool:
         """Whether it is open for the running loop; outside of one, for sync code."""
-        match _library():
-            case "trio":
-                return self._trio_pool is not None
-            case "asyncio":
-                return self._asyncio_pool is not None
-            case _:
-                return self._sync.is_open or self._is_open_async()
-
-    def _is_open_async(self) -> bool:
-        return self._trio_pool is not None or self._asyncio_pool is not None
+        if library() is None:
+            return self._sync.is_open or bool(self._pools)
+        return self._pools.current is not None
 
     async def _resolve(self) -> Parameters:
         return await resolve_async(
@@ -239,11 +227,12 @@ class PsycopgConnector(BaseConnector):
     def run(self, verb: Verb[R], connection: Any = None) -> R:
         """Send a verb from sync code. See BaseConnector.
 
-        Opened by `open_async()` only, it opens a small pool for sync code at the first use.
+        Opened by `open_async()` only, it opens a small pool for the sync code of other threads at
+        the first use; in the loop's own thread it refuses: AppNotOpen names what to await instead.
         """
         if connection is not None:
             return self._sync.run_on(verb, sync_connection(connection))
-        self._open_sync_lazily()
+        self._prepare_sync()
         return self._sync.run(verb)
 
     async def run_async(self, verb: Verb[R], connection: Any = None) -> R:
@@ -258,7 +247,7 @@ class PsycopgConnector(BaseConnector):
                 owner, statement, address=address_of(owner), loads=self._loads
             )
         with translated(self._address):
-            async with self._require_async().connection() as ours:
+            async with self._pools.require().connection() as ours:
                 return await send_async(ours, statement, address=self._address, loads=self._loads)
 
     def connect(self) -> psycopg.Connection[Any]:
@@ -278,13 +267,13 @@ class PsycopgConnector(BaseConnector):
 
     def fetch(self, text: str, parameters: Any = None) -> Sequence[tuple[Any, ...]]:
         """The rows of a query, from sync code."""
-        self._open_sync_lazily()
+        self._prepare_sync()
         return self._sync.execute(text, parameters)
 
     async def fetch_async(self, text: str, parameters: Any = None) -> Sequence[tuple[Any, ...]]:
         """The rows of a query."""
         with translated(self._address):
-            async with self._require_async().connection() as connection:
+            async with self._pools.require().connection() as connection:
                 cursor = await connection.execute(text.encode(), parameters)
                 while cursor.nextset():
                     pass
@@ -298,15 +287,12 @@ class PsycopgConnector(BaseConnector):
     def _address(self) -> str:
         return self._parameters.address if self._parameters else ""
 
-    def _open_sync_lazily(self) -> None:
-        if not self._sync.is_open and self._is_open_async():
+    def _prepare_sync(self) -> None:
+        if self._is_open_for_sync or not self._pools:
+            return
+        refuse_in_a_loop()
+        if not self._sync.is_open:
             self._sync.open(min_size=1, max_size=4)
-
-    def _require_async(self) -> Any:
-        pool = self._trio_pool if _is_trio() else self._asyncio_pool
-        if pool is None:
-            raise AppNotOpen
-        return pool
 
     # -- for a worker ---------------------------------------------------------------------------
 
@@ -323,20 +309,20 @@ class PsycopgConnector(BaseConnector):
             yield store
 
 
-def _library() -> str | None:
-    try:
-        return sniffio.current_async_library()
-    except sniffio.AsyncLibraryNotFoundError:
-        return None
-
-
-def _is_trio() -> bool:
-    return _library() == "trio"
+async def _close(opened: OpenPool) -> None:
+    """Close a pool of ours, in a cancelled scope too."""
+    if not opened.is_ours:
+        return
+    if is_trio():
+        with trio.CancelScope(shield=True):
+            await opened.pool.close()
+    else:
+        await opened.pool.close(CLOSE_TIMEOUT)
 
 
 def _check_loop(connection: psycopg.AsyncConnection[Any]) -> None:
     """Refuse a connection of the other loop. Raises ConnectorException."""
-    if isinstance(connection, TrioConnection) is not _is_trio():
+    if isinstance(connection, TrioConnection) is not is_trio():
         raise ConnectorException(
             "connection= belongs to another event loop: under Trio give a sync psycopg.Connection "
             "or a TrioConnection, under asyncio a psycopg.AsyncConnection"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from weakref import WeakKeyDictionary
 
+import trio
+
 from trio_queue.connector import BaseConnector
 
-#: How many workers keep a connector open that was not open before them.
-_keepers: WeakKeyDictionary[BaseConnector, int] = WeakKeyDictionary()
+#: How many workers of each `trio.run` keep a connector open that was not open before them.
+_keepers: WeakKeyDictionary[BaseConnector, Counter[trio.lowlevel.TrioToken]] = WeakKeyDictionary()
 
 
 @asynccontextmanager
@@ -22,15 +25,17 @@ async def opened(connector: BaseConnector) -> AsyncGenerator[None]:
     Raises:
         ConnectorException: The database is away, or refuses.
     """
-    if connector.is_open() and connector not in _keepers:
+    keepers = _keepers.setdefault(connector, Counter())
+    loop = trio.lowlevel.current_trio_token()
+    if connector.is_open() and not keepers[loop]:
         yield
         return
-    _keepers[connector] = _keepers.get(connector, 0) + 1
+    keepers[loop] += 1
     try:
         await connector.open_async()
         yield
     finally:
-        _keepers[connector] -= 1
-        if not _keepers[connector]:
-            del _keepers[connector]
+        keepers[loop] -= 1
+        if not keepers[loop]:
+            del keepers[loop]
             await connector.close_async()
