@@ -103,6 +103,11 @@ def get_schema() -> str:
     return "\n".join(parts)
 
 
+def get_restoring_sql() -> str:
+    """What gives the tables back to Procrastinate: one statement, one transaction."""
+    return (_sql() / "restore" / "procrastinate.sql").read_text(encoding="utf-8")
+
+
 def get_migrations_path() -> str:
     """The folder of the migrations, which sort by name."""
     return str(_sql() / "migrations")
@@ -232,3 +237,30 @@ def check_usable(rows: Rows, address: str) -> None:
     state = read_state(rows)
     if not state.is_usable:
         raise SchemaError(f"the database at {address}: {describe(state)}")
+
+
+# -- back to Procrastinate ----------------------------------------------------------------------
+
+#: The foreign keys that are there and have not been checked yet: table and name.
+UNCHECKED_QUERY: Final = """
+SELECT conrelid::regclass::text, conname FROM pg_catalog.pg_constraint
+ WHERE contype = 'f' AND NOT convalidated AND conrelid IN (to_regclass('procrastinate_jobs'),
+       to_regclass('procrastinate_events'), to_regclass('procrastinate_periodic_defers'))
+""".strip()
+
+#: Of each table the statement that clears what a foreign key does not let be; a range of ids is added.
+#: Jobs of workers that are gone are usual (ours leave finished ones as they are), the others should not be.
+CLEARING: Final = {
+    "procrastinate_jobs": (
+        "UPDATE procrastinate_jobs SET worker_id = NULL WHERE worker_id IS NOT NULL"
+        " AND NOT EXISTS (SELECT FROM procrastinate_workers w WHERE w.id = worker_id)"
+    ),
+    "procrastinate_events": (
+        "DELETE FROM procrastinate_events"
+        " WHERE NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.id = job_id)"
+    ),
+    "procrastinate_periodic_defers": (
+        "UPDATE procrastinate_periodic_defers SET job_id = NULL WHERE job_id IS NOT NULL"
+        " AND NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.id = job_id)"
+    ),
+}
