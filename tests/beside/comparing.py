@@ -100,7 +100,8 @@ def _is_typed_dict(kind: Any) -> bool:
 def _public_names(kind: type) -> list[str]:
     known = {name for base in (object, BaseException, tuple) for name in dir(base)}
     names = [name for name in dir(kind) if not name.startswith("_") and name not in known]
-    return ["__init__", *names] if "__init__" in vars(kind) else names
+    defines = "__init__" in dir(kind) and inspect.isfunction(kind.__init__)  # type: ignore[misc]
+    return ["__init__", *names] if defines else names
 
 
 def _compare_names(told: str, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[str]:
@@ -118,8 +119,9 @@ def _compare_members(told: str, theirs: type, ours: type, name: str) -> Iterator
 
 def _is_field(kind: type, name: str) -> bool:
     """An attribute that instances get."""
-    source = inspect.getsource(kind)
-    return bool(re.search(rf"^\s+(self\.)?{name}\b\s*[:=]", source, re.MULTILINE))
+    if attrs.has(kind):
+        return name in attrs.fields_dict(kind)
+    return bool(re.search(rf"^\s+self\.{name}\b\s*[:=]", inspect.getsource(kind), re.MULTILINE))
 
 
 def _compare_signatures(told: str, theirs: Any, ours: Any) -> Iterator[str]:
@@ -136,9 +138,18 @@ Parameters: TypeAlias = Mapping[str, inspect.Parameter]
 
 def _parameters(function: Any) -> Parameters:
     """By name; what takes the rest by its stars, as its name is nobody's business."""
-    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
     found = inspect.signature(function).parameters.values()
-    return {stars.get(each.kind, each.name): each for each in found}
+    return {_parameter_name(each): each for each in found}
+
+
+def _parameter_name(parameter: inspect.Parameter) -> str:
+    match parameter.kind:
+        case inspect.Parameter.VAR_POSITIONAL:
+            return "*"
+        case inspect.Parameter.VAR_KEYWORD:
+            return "**"
+        case _:
+            return parameter.name
 
 
 def _compare_parameters(told: str, theirs: Parameters, ours: Parameters) -> Iterator[str]:
@@ -238,7 +249,7 @@ def _their_options(parser: argparse.ArgumentParser) -> dict[str, Option]:
             choices=frozenset(str(getattr(each, "value", each)) for each in choices),
             default=action.default or None if action.default != argparse.SUPPRESS else None,
         )
-        found |= dict.fromkeys(action.option_strings or [action.dest.upper()], option)
+        found |= dict.fromkeys(action.option_strings or [_next_argument(found)], option)
     return found
 
 
@@ -265,8 +276,13 @@ def _our_options(command: click.Command) -> dict[str, Option]:
             choices=frozenset(map(str, choices)),
             default=(default or None) if not is_flag else None,
         )
-        names = [parameter.human_readable_name.strip("[].").upper()]
-        if isinstance(parameter, click.Option):
-            names = [*parameter.opts, *parameter.secondary_opts]
+        names = [*parameter.opts, *parameter.secondary_opts]
+        if isinstance(parameter, click.Argument):
+            names = [_next_argument(found)]
         found |= dict.fromkeys(names, option)
     return found
+
+
+def _next_argument(found: Mapping[str, Option]) -> str:
+    """What has no name to be given by is told by its place."""
+    return f"argument {sum(name.startswith('argument') for name in found) + 1}"
