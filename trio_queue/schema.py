@@ -90,7 +90,7 @@ def steps() -> Generator[Step, Rows, tuple[str, ...]]:
     match state.kind:
         case SchemaKind.CURRENT | SchemaKind.NEWER:
             return ()
-        case SchemaKind.OLD_PROCRASTINATE:
+        case SchemaKind.OLD_PROCRASTINATE | SchemaKind.UNKNOWN_PROCRASTINATE:
             raise SchemaError(describe(state))
         case SchemaKind.ABSENT:
             yield Run(get_schema())
@@ -136,7 +136,11 @@ def restore_steps() -> Generator[Step, Rows, tuple[str, ...]]:
             )
         case SchemaKind.INCOMPLETE | SchemaKind.CURRENT | SchemaKind.BROKEN:
             yield Run(get_restoring_sql())
-        case SchemaKind.PROCRASTINATE | SchemaKind.OLD_PROCRASTINATE:
+        case (
+            SchemaKind.PROCRASTINATE
+            | SchemaKind.OLD_PROCRASTINATE
+            | SchemaKind.UNKNOWN_PROCRASTINATE
+        ):
             pass  # it has all back, but perhaps unchecked
         case _:
             assert_never(state.kind)

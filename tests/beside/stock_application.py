@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import sys
 
@@ -60,6 +61,14 @@ async def defer(count: int) -> None:
     sys.stdout.write(str(refused))
 
 
+async def defer_endlessly(queue: str) -> None:
+    """Defer job after job, until it is killed."""
+    async with app.open_async():
+        for number in itertools.count():
+            await note.configure(queue=queue).defer_async(number=number)
+            await asyncio.sleep(0.01)
+
+
 def work(queue: str, concurrency: int) -> None:
     """Run a worker until SIGTERM."""
     app.run_worker(
@@ -74,6 +83,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["defer", count]:
             asyncio.run(defer(int(count)))
+        case ["defer_endlessly", queue]:
+            asyncio.run(defer_endlessly(queue))
         case ["work", queue, concurrency]:
             work(queue, int(concurrency))
         case unknown:

@@ -41,6 +41,17 @@ PROCRASTINATE_FUNCTIONS: Final = (
     "procrastinate_trigger_function_scheduled_events_v1",
 )
 
+#: Its triggers on its tables. Another one would act beside ours, which take the place of some of these.
+PROCRASTINATE_TRIGGERS: Final = (
+    "procrastinate_jobs_notify_queue_job_inserted_v1",
+    "procrastinate_jobs_notify_queue_job_aborted_v1",
+    "procrastinate_trigger_status_events_insert_v1",
+    "procrastinate_trigger_status_events_update_v1",
+    "procrastinate_trigger_scheduled_events_v1",
+    "procrastinate_trigger_abort_requested_events_v1",
+    "procrastinate_trigger_delete_jobs_v1",
+)
+
 
 # -- what it should be --------------------------------------------------------------------------
 
@@ -122,6 +133,7 @@ class SchemaKind(Enum):
     ABSENT = "absent"  #: It has no tables of a queue.
     PROCRASTINATE = "procrastinate"  #: Procrastinate made it, and we have not taken it over.
     OLD_PROCRASTINATE = "old_procrastinate"  #: The same, by a version before 3.10.
+    UNKNOWN_PROCRASTINATE = "unknown_procrastinate"  #: The same, by one that we do not know.
     INCOMPLETE = "incomplete"  #: Ours; migrations of this version are missing.
     CURRENT = "current"  #: Ours, as this version knows it.
     NEWER = "newer"  #: Ours, by a newer version, with all that this one needs.
@@ -133,7 +145,8 @@ class SchemaState:
     """What a database is, and what it lacks."""
 
     kind: SchemaKind
-    #: Names of functions, indexes or triggers that are not there, or (indexes) are not valid.
+    #: Names of functions, indexes or triggers that are not there, or (indexes) are not valid; of an unknown
+    #: version of Procrastinate, those of its triggers that nobody expects.
     missing: tuple[str, ...] = ()
 
     @property
@@ -168,6 +181,11 @@ SELECT to_regclass('procrastinate_jobs') IS NOT NULL AS has_jobs,
        obj_description(to_regclass('trio_queue_migrations'), 'pg_class') AS last_migration,
        ARRAY(SELECT name FROM unnest({_literals(PROCRASTINATE_FUNCTIONS)}) name
               WHERE to_regproc(name) IS NULL) AS missing_of_procrastinate,
+       ARRAY(SELECT DISTINCT tgname::text FROM pg_catalog.pg_trigger
+              WHERE NOT tgisinternal AND tgname ^@ 'procrastinate_' AND tgname <> ALL ({_literals(PROCRASTINATE_TRIGGERS)})
+                AND tgrelid IN (to_regclass('procrastinate_jobs'), to_regclass('procrastinate_events'),
+                                to_regclass('procrastinate_periodic_defers'), to_regclass('procrastinate_workers'))
+              ORDER BY 1) AS unknown_triggers,
        ARRAY(SELECT name FROM unnest({_literals(functions)}) name WHERE to_regproc(name) IS NULL)
        || ARRAY(SELECT name FROM unnest({_literals(indexes)}) name
                  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_index i
@@ -185,19 +203,25 @@ STATE_QUERY: Final = _state_query()
 
 def read_state(rows: Rows) -> SchemaState:
     """Tell what a database is from its answer to STATE_QUERY."""
-    has_jobs, is_ours, last_migration, missing_of_procrastinate, missing = rows[0]
+    has_jobs, is_ours, last_migration, missing_of_procrastinate, unknown, missing = rows[0]
     newest = MIGRATIONS[-1].name
     if not has_jobs:
         return SchemaState(SchemaKind.ABSENT)
     if not is_ours:
-        if missing_of_procrastinate:
-            return SchemaState(SchemaKind.OLD_PROCRASTINATE, tuple(missing_of_procrastinate))
-        return SchemaState(SchemaKind.PROCRASTINATE)
+        return _state_of_procrastinate(tuple(missing_of_procrastinate), tuple(unknown))
     if last_migration is None or last_migration < newest:
         return SchemaState(SchemaKind.INCOMPLETE, tuple(missing))
     if missing or missing_of_procrastinate:
         return SchemaState(SchemaKind.BROKEN, (*missing_of_procrastinate, *missing))
     return SchemaState(SchemaKind.CURRENT if last_migration == newest else SchemaKind.NEWER)
+
+
+def _state_of_procrastinate(missing: tuple[str, ...], unknown: tuple[str, ...]) -> SchemaState:
+    if missing:
+        return SchemaState(SchemaKind.OLD_PROCRASTINATE, missing)
+    if unknown:
+        return SchemaState(SchemaKind.UNKNOWN_PROCRASTINATE, unknown)
+    return SchemaState(SchemaKind.PROCRASTINATE)
 
 
 _DESCRIPTIONS: Final = {
@@ -207,7 +231,12 @@ _DESCRIPTIONS: Final = {
     ),
     SchemaKind.OLD_PROCRASTINATE: (
         "a version of Procrastinate before 3.10 made its tables ({missing} is missing): apply "
-        "Procrastinate's own migrations up to 3.10, then run `{apply}`"
+        "Procrastinate's own migrations up to 3.10 (those named `post` too), then run `{apply}`"
+    ),
+    SchemaKind.UNKNOWN_PROCRASTINATE: (
+        "Procrastinate made its tables, and left triggers there that this version of trio_queue does not "
+        "know ({missing}): if they are of an older version, apply Procrastinate's own migrations up to 3.10 "
+        "(those named `post` too); if of a newer one, take a newer trio_queue. Then run `{apply}`"
     ),
     SchemaKind.INCOMPLETE: "migrations of this version of trio_queue are missing: run `{apply}`",
     SchemaKind.CURRENT: "the schema is the one that this version of trio_queue knows",
