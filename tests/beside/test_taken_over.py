@@ -142,7 +142,7 @@ def work_what_waits(stock: Connection, conninfo: str, before: list[list[Any]]) -
     done: list[int] = []
 
     @app.task(name="task", pass_context=True)
-    async def task(context: trio_queue.JobContext, **arguments: Any) -> None:
+    async def task(context: trio_queue.JobContext, /, **arguments: Any) -> None:
         assert context.job.id is not None
         done.append(context.job.id)
 
