@@ -9,7 +9,8 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeAlias
+from tempfile import TemporaryFile
+from typing import IO, Literal, TypeAlias
 
 from tests.beside.runs import CONNINFO
 
@@ -19,31 +20,38 @@ Library: TypeAlias = Literal["stock", "our"]
 
 
 class Fleet:
-    """Starts processes, and knows which of ours it has killed."""
+    """Starts processes of both applications on a database."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
-        self._all: list[subprocess.Popen[str]] = []
+        self._all: dict[subprocess.Popen[str], IO[str]] = {}
 
     def start(self, library: Library, *arguments: str) -> subprocess.Popen[str]:
         """Start a process of an application."""
+        complaints = TemporaryFile("w+")  # noqa: SIM115  # closed when the fleet ends
         process = subprocess.Popen(
             [sys.executable, "-m", f"tests.beside.{library}_application", *arguments],
             cwd=ROOT,
             env={**os.environ, CONNINFO: self._conninfo},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if library == "stock" else None,
+            stderr=complaints,
             text=True,
         )
-        self._all.append(process)
+        self._all[process] = complaints
         return process
+
+    def complaints(self, process: subprocess.Popen[str]) -> str:
+        """What it has said on stderr."""
+        self._all[process].seek(0)
+        return self._all[process].read()
 
     def kill_all(self) -> None:
         """Leave nothing behind."""
-        for process in self._all:
+        for process, complaints in self._all.items():
             process.kill()
             process.communicate()
+            complaints.close()
 
 
 @contextmanager

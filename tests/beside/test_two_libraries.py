@@ -47,6 +47,8 @@ class Trial:
     #: When a process of ours was dead, by the server's clock.
     killed: dict[int, datetime] = attrs.Factory(dict[int, datetime])
     asked: set[int] = attrs.Factory(set[int])
+    #: How many workers of Procrastinate's ended by a race.
+    raced: int = 0
 
     def value(self, text: str, parameters: Any = None) -> Any:
         """The one value that a query answers."""
@@ -90,10 +92,24 @@ class Trial:
 
         wait_until(has_begun, f"run {count}", PATIENCE)
 
+    def replace_those_that_raced(self) -> None:
+        """Start another in the place of a worker of Procrastinate's that lost a race for a lock.
+
+        Two that race for the next job of one lock meet in its unique index. Its fetch lets the error
+        through, and its worker drains and ends: rare, and not our doing.
+        """
+        for ended in [each for each in self.theirs if each.poll() is not None]:
+            told = self.fleet.complaints(ended)
+            assert "procrastinate_jobs_lock_idx_v1" in told, told
+            self.raced += 1
+            self.theirs.remove(ended)
+            self.theirs.append(self.fleet.start("stock", "work", "default", "10"))
+
     def has_ended(self) -> bool:
-        """Whether every job has; and no process has, but those that were killed."""
+        """Whether every job has; and no process of ours has, but those that were killed."""
         self.ask_for_aborts()
-        assert [each.poll() for each in (*self.ours, *self.theirs)] == [None] * 4
+        self.replace_those_that_raced()
+        assert [each.poll() for each in self.ours] == [None, None]
         return not self.value(
             "SELECT EXISTS (SELECT FROM procrastinate_jobs"
             " WHERE status IN ('todo', 'doing') AND queue_name = 'default')"
@@ -127,6 +143,10 @@ def test_every_job_ends_and_none_runs_again_without_a_death_of_ours(trial: Trial
     trial.theirs += [trial.fleet.start("stock", "work", "default", "10") for _ in range(2)]
     for _ in range(2):
         trial.start_worker_of_ours()
+    # With that of the one that was killed.
+    wait_until(
+        lambda: trial.value("SELECT count(*) FROM procrastinate_workers") == 5, "them", PATIENCE
+    )
     started = time.monotonic()
     for number in range(1, KILLS + 1):
         trial.wait_runs(number * JOBS // (KILLS + 1))
@@ -134,8 +154,13 @@ def test_every_job_ends_and_none_runs_again_without_a_death_of_ours(trial: Trial
     refused = [int(process.communicate(timeout=PATIENCE)[0]) for process in deferring]
     wait_until(trial.has_ended, "the end of the last job", PATIENCE)
     took = time.monotonic() - started
-    logger.info("%d jobs in %.0f s, killed meanwhile: %d", JOBS, took, len(trial.killed))
-    assert [stop(each, PATIENCE) for each in (*trial.theirs, *trial.ours)] == [0] * 4
+    logger.info(
+        "%d jobs in %.0f s; killed: %d; of Procrastinate's, ended by a race: %d",
+        *(JOBS, took, len(trial.killed), trial.raced),
+    )
+    assert [stop(each, PATIENCE) for each in trial.ours] == [0, 0]
+    for each in trial.theirs:
+        stop(each, PATIENCE)
 
     runs = read_runs(trial.connection)
     superseded = superseded_jobs(trial)
