@@ -6,9 +6,13 @@ from typing import Any
 
 import attrs
 
+#: Seconds that a slow job takes: several heartbeats of a worker of ours, which others must not take for dead.
+SLOW = 1.0
+
 #: What becomes of a job of each task.
 ENDS = {
     "note": "succeeded",
+    "slow": "succeeded",
     "flaky": "succeeded",
     "fail": "failed",
     "until_aborted": "aborted",
@@ -46,5 +50,7 @@ def _deferral(library: str, number: int) -> Deferral:
         case 8:
             options = {"queueing_lock": f"only {number % 3}"}
         case _:
-            task = {9: "until_aborted", 19: "fail"}.get(number % 100, "note")
+            task = {9: "until_aborted", 19: "fail", 29: "slow", 59: "slow"}.get(
+                number % 100, "note"
+            )
     return Deferral(task, options, number)

@@ -9,7 +9,7 @@ import sys
 import trio
 
 import trio_queue
-from tests.beside.mixture import deferrals
+from tests.beside.mixture import SLOW, deferrals
 from tests.beside.runs import CONNINFO, Notebook
 from trio_queue import exceptions
 
@@ -22,6 +22,13 @@ async def note(context: trio_queue.JobContext, number: int) -> None:
     """Give way once."""
     with notebook.running(context.job):
         await trio.lowlevel.checkpoint()
+
+
+@app.task(name="slow", pass_context=True)
+async def slow(context: trio_queue.JobContext, number: int) -> None:
+    """Last longer than a heartbeat's interval."""
+    with notebook.running(context.job):
+        await trio.sleep(SLOW)
 
 
 @app.task(name="flaky", pass_context=True, retry=1)

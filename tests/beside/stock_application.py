@@ -10,7 +10,7 @@ import sys
 import procrastinate
 from procrastinate import exceptions
 
-from tests.beside.mixture import deferrals
+from tests.beside.mixture import SLOW, deferrals
 from tests.beside.runs import CONNINFO, Notebook
 
 app = procrastinate.App(
@@ -24,6 +24,13 @@ async def note(context: procrastinate.JobContext, number: int) -> None:
     """Give way once."""
     with notebook.running(context.job):
         await asyncio.sleep(0)
+
+
+@app.task(name="slow", pass_context=True)
+async def slow(context: procrastinate.JobContext, number: int) -> None:
+    """Last longer than a heartbeat's interval."""
+    with notebook.running(context.job):
+        await asyncio.sleep(SLOW)
 
 
 @app.task(name="flaky", pass_context=True, retry=1)
