@@ -53,8 +53,9 @@ _ABSENT = object()
 def api_differences() -> Iterator[str]:
     """Of everything public that an application may use."""
     for module in MODULES:
-        theirs, ours = (_load(f"{library}.{module}") for library in ("procrastinate", "trio_queue"))
-        for name in sorted(vars(theirs)):
+        theirs, ours = _load(f"procrastinate.{module}"), _load(f"trio_queue.{module}")
+        names: list[str] = dir(theirs)
+        for name in names:
             value = getattr(theirs, name)
             if not name.startswith("_") and _stands_in(value, theirs):
                 told = f"{module}.{name}"
@@ -94,7 +95,7 @@ def _compare(told: str, theirs: Any, ours: Any) -> Iterator[str]:
 
 
 def _is_typed_dict(kind: Any) -> bool:
-    return issubclass(kind, dict) and hasattr(kind, "__total__")
+    return hasattr(kind, "__total__")
 
 
 def _public_names(kind: type) -> list[str]:
@@ -229,17 +230,23 @@ def _their_commands() -> Iterator[tuple[str, dict[str, Option]]]:
     procrastinate.cli.add_arguments(parser)
     procrastinate.cli.add_cli_features(parser)
     yield "", _their_options(parser)
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
+    for action in _actions(parser):
+        if action.dest == "command":
             commands: Mapping[str, argparse.ArgumentParser] = action.choices
             for name, command in commands.items():
                 yield name, _their_options(command)
 
 
+def _actions(parser: argparse.ArgumentParser) -> list[Any]:
+    """Of a parser, but for its help."""
+    every = parser._actions  # pyright: ignore[reportPrivateUsage]  # argparse tells them nowhere else
+    return [action for action in every if action.dest != "help"]
+
+
 def _their_options(parser: argparse.ArgumentParser) -> dict[str, Option]:
     found: dict[str, Option] = {}
-    for action in parser._actions:
-        if isinstance(action, (argparse._SubParsersAction, argparse._HelpAction)):
+    for action in _actions(parser):
+        if action.dest == "command":
             continue
         env = re.search(r"\(env: PROCRASTINATE_(\w+)", action.help or "")
         choices = () if action.choices is None else action.choices

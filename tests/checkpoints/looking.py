@@ -59,8 +59,8 @@ def pool_of(app: App) -> Pool:
     """The pool of an open App's connector."""
     connector = app.connector
     assert isinstance(connector, PsycopgConnector)
-    pool = connector._trio_pool  # pyright: ignore[reportPrivateUsage] - no user needs it
-    assert pool is not None
+    pool = connector._pools.require()  # pyright: ignore[reportPrivateUsage] - no user needs it
+    assert isinstance(pool, Pool)
     return pool
 
 

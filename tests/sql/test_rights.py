@@ -40,21 +40,23 @@ def test_what_a_role_needs(program: Connection) -> None:
     assert rows(program, "SELECT * FROM procrastinate_events") == []
 
 
+def delete_jobs(connection: Connection) -> None:
+    connection.execute("DELETE FROM procrastinate_jobs")
+
+
+def claim(connection: Connection) -> None:
+    fetch(connection, 1)
+
+
 @pytest.mark.parametrize(
     ("right", "act"),
     [
-        (
-            "DELETE ON procrastinate_events",
-            lambda connection: connection.execute("DELETE FROM procrastinate_jobs"),
-        ),
-        (
-            "UPDATE ON procrastinate_workers",
-            lambda connection: fetch(connection, 1),
-        ),
+        ("DELETE ON procrastinate_events", delete_jobs),
+        ("UPDATE ON procrastinate_workers", claim),
     ],
 )
 def test_what_a_foreign_key_would_not_need(
-    program: Connection, right: str, act: Callable[[Connection], object]
+    program: Connection, right: str, act: Callable[[Connection], None]
 ) -> None:
     insert(program)
     register(program)
