@@ -122,6 +122,22 @@ def test_a_sync_call_in_the_loop_says_what_to_await(of_either: Application, run:
     run(main)
 
 
+def test_a_sync_call_in_a_callback_of_the_loop_is_one_too(of_either: Application) -> None:
+    async def main() -> None:
+        refused = asyncio.get_running_loop().create_future()
+
+        def call_back() -> None:
+            with pytest.raises(AppNotOpen, match="await defer_async"):
+                of_either.work.defer(number=1)
+            refused.set_result(None)
+
+        async with of_either.app.open_async():
+            asyncio.get_running_loop().call_soon(call_back)
+            await refused
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
 def test_procrastinate_refuses_it_too(queue_database: str) -> None:
     app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=queue_database))
 

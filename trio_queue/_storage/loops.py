@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import sniffio
 
 from trio_queue.exceptions import AppNotOpen
@@ -28,5 +30,17 @@ def is_trio() -> bool:
 
 def refuse_in_a_loop() -> None:
     """Refuse a sync call that would block the running event loop. Raises AppNotOpen."""
-    if library() is not None:
+    if library() is not None or _is_in_callback():
         raise AppNotOpen(_IN_A_LOOP)
+
+
+def _is_in_callback() -> bool:
+    """Whether asyncio's loop runs here, though none of its tasks: sniffio tells of tasks only."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
