@@ -127,6 +127,16 @@ def chaos(session: nox.Session) -> None:
 
 
 @nox.session
+def beside(session: nox.Session) -> None:
+    """Living beside Procrastinate, at length: 10,000 jobs of two libraries, 100,000 rows taken over."""
+    session.install("-e", ".[embedded]", *group("test"))
+    session.env["TRIO_QUEUE_TEST_SCALE"] = "5"
+    session.run(
+        "pytest", "tests/beside", "-o", "log_cli=true", "--log-cli-level=INFO", *session.posargs
+    )
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure against Procrastinate and floors, as ratios in one run. On a quiet machine only."""
     session.install("-e", ".[embedded]", *group("test"))

@@ -24,6 +24,7 @@ extensions = [
     "plain_attributes",
     "plain_signatures",
     "worker_tables",
+    "deviation_tables",
     "message_tables",
     "stage_diagram",
     "command_line",

@@ -15,6 +15,12 @@ from tests.fix_postgres import PostgresServer
 STOCK_SCHEMA = (
     importlib.resources.files("procrastinate").joinpath("sql", "schema.sql").read_text("utf-8")
 )
+#: And its migrations, which a database that has served for years has come through.
+STOCK_MIGRATIONS = {
+    each.name: each.read_text("utf-8")
+    for each in importlib.resources.files("procrastinate").joinpath("sql", "migrations").iterdir()
+    if each.name.endswith(".sql")
+}
 #: How many times as many random cases the tests try: raise it for a long run.
 SCALE = int(os.environ.get("TRIO_QUEUE_TEST_SCALE", "1"))
 
@@ -37,3 +43,23 @@ def stock_database(postgres_server: PostgresServer, stock_template: str) -> Iter
     name = postgres_server.create_database(stock_template)
     yield postgres_server.conninfo(name)
     postgres_server.drop_database(name)
+
+
+def apply_stock_migrations(conninfo: str, *, without: str = "") -> None:
+    """Make Procrastinate's tables as its older versions did, and migrate them to 3.10.
+
+    Args:
+        conninfo: The empty database.
+        without: Leave out the migrations whose names contain this.
+    """
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        for name, text in sorted(STOCK_MIGRATIONS.items()):
+            if not without or without not in name:
+                connection.execute(text.encode())
+
+
+@pytest.fixture
+def migrated_database(database: str) -> str:
+    """The connection string of a database that has come through all of Procrastinate's migrations."""
+    apply_stock_migrations(database)
+    return database

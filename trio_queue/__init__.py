@@ -5,7 +5,7 @@
 #   7  entry     __main__
 #   6  doors     _cli  testing
 #   5  house     app  manager  listing
-#   4d hosts     from_asyncio  from_thread
+#   4d hosts     from_asyncio
 #   4c worker    worker  _worker
 #   4b storage   schema  _storage  sql
 #   4a driver    _pg  embedded

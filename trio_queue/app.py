@@ -102,13 +102,13 @@ class App(Blueprint):
 
     # -- opening --------------------------------------------------------------------------------
 
-    def open(self, pool: Any = None) -> Self:
+    def open(self, pool_or_engine: Any = None) -> Self:
         """Open for sync code: `with app.open():`, or without `with` and `close()` later.
 
         Args:
-            pool: A `psycopg_pool.ConnectionPool` of yours, which stays yours to close.
+            pool_or_engine: A `psycopg_pool.ConnectionPool` of yours, which stays yours to close.
         """
-        self.connector.open(pool)
+        self.connector.open(pool_or_engine)
         return self
 
     def close(self) -> None:

@@ -167,15 +167,27 @@ class Blueprint:
     @overload
     def task(self, func: Callable[P, R], /) -> Task[P, R, P]: ...
 
-    def task(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    def task(
+        self,
+        _func: Callable[..., Any] | None = None,
+        *,
+        name: str | None = None,
+        aliases: Sequence[str] | None = None,
+        retry: RetryValue = False,
+        pass_context: bool = False,
+        queue: str = DEFAULT_QUEUE,
+        priority: int = DEFAULT_PRIORITY,
+        lock: str | None = None,
+        queueing_lock: str | None = None,
+        task_middleware: Sequence[TaskMiddleware] | None = None,
+        flavor: Flavor | None = None,
+        interrupted_jobs: InterruptedJobsValue | None = None,
+    ) -> Any:
         """Make a task of a function: `@app.task`, or `@app.task(queue="mail", retry=3)`.
 
         Args:
-            func: The function, where the decorator stands without parentheses: async or sync,
+            _func: The function, where the decorator stands without parentheses: async or sync,
                 also a partial, a bound method, an object with `__call__` (these need a name).
-            **options: Keyword arguments, as follows.
-
-        Options:
             name: What the task is called in the database; None: the function's module and name.
             aliases: More names to find it by, such as those it once had.
             retry: Whether a job that failed is tried again: False never, True without end, a
@@ -202,11 +214,25 @@ class Blueprint:
         """
 
         def decorate(function: Callable[..., Any]) -> AnyTask:
-            task: AnyTask = Task(function, blueprint=self, **options)
+            task: AnyTask = Task(
+                function,
+                blueprint=self,
+                name=name,
+                aliases=aliases,
+                retry=retry,
+                pass_context=pass_context,
+                queue=queue,
+                priority=priority,
+                lock=lock,
+                queueing_lock=queueing_lock,
+                task_middleware=task_middleware,
+                flavor=flavor,
+                interrupted_jobs=interrupted_jobs,
+            )
             self._register_task(task)
             return task
 
-        return decorate if func is None else decorate(func)
+        return decorate if _func is None else decorate(_func)
 
     def periodic(
         self,

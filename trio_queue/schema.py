@@ -14,8 +14,10 @@ import psycopg
 import sniffio
 
 from trio_queue._storage.schema_state import (
+    CLEARING,
     MIGRATIONS,
     STATE_QUERY,
+    UNCHECKED_QUERY,
     Migration,
     Rows,
     SchemaKind,
@@ -23,6 +25,7 @@ from trio_queue._storage.schema_state import (
     check_usable,
     describe,
     get_migrations_path,
+    get_restoring_sql,
     get_schema,
     read_state,
 )
@@ -39,8 +42,11 @@ __all__ = [
     "check_usable",
     "describe",
     "get_migrations_path",
+    "get_restoring_sql",
     "get_schema",
     "read_state",
+    "restore_procrastinate",
+    "restore_steps",
     "steps",
 ]
 
@@ -84,7 +90,7 @@ def steps() -> Generator[Step, Rows, tuple[str, ...]]:
     match state.kind:
         case SchemaKind.CURRENT | SchemaKind.NEWER:
             return ()
-        case SchemaKind.OLD_PROCRASTINATE:
+        case SchemaKind.OLD_PROCRASTINATE | SchemaKind.UNKNOWN_PROCRASTINATE:
             raise SchemaError(describe(state))
         case SchemaKind.ABSENT:
             yield Run(get_schema())
@@ -102,6 +108,58 @@ def steps() -> Generator[Step, Rows, tuple[str, ...]]:
         else:
             yield from _one_by_one(migration)
     return tuple(migration.name for migration in missing)
+
+
+#: How many ids one statement looks through that clears rows a foreign key would not have.
+_WINDOW: Final = 100_000
+
+
+def restore_steps() -> Generator[Step, Rows, tuple[str, ...]]:
+    """Yield the steps that give a database back to Procrastinate. Driven as those of `steps` are.
+
+    Interrupted, it leaves a database of ours or, from the first statement on, of Procrastinate's,
+    and the next try goes on from there.
+
+    Raises:
+        SchemaError: There is no queue, or a newer version of ours has to do it.
+    """
+    while not (yield Run(f"SELECT pg_try_advisory_lock({LOCK_KEY})"))[0][0]:
+        yield Pause(LOCK_PAUSE)
+    state = read_state((yield Run(STATE_QUERY)))
+    match state.kind:
+        case SchemaKind.ABSENT:
+            raise SchemaError("there are no tables of a queue, so nothing is to be given back")
+        case SchemaKind.NEWER:
+            raise SchemaError(
+                "a newer version of trio_queue made the schema, and knows what to take away: "
+                "give the database back with that one"
+            )
+        case SchemaKind.INCOMPLETE | SchemaKind.CURRENT | SchemaKind.BROKEN:
+            yield Run(get_restoring_sql())
+        case (
+            SchemaKind.PROCRASTINATE
+            | SchemaKind.OLD_PROCRASTINATE
+            | SchemaKind.UNKNOWN_PROCRASTINATE
+        ):
+            pass  # it has all back, but perhaps unchecked
+        case _:
+            assert_never(state.kind)
+    unchecked = yield Run(UNCHECKED_QUERY)
+    if unchecked:
+        yield from _clear_dangling_rows()
+    for relation, constraint in unchecked:
+        # Scans the table, and locks nobody out.
+        yield Run(f'ALTER TABLE {relation} VALIDATE CONSTRAINT "{constraint}"')
+    return ()
+
+
+def _clear_dangling_rows() -> Generator[Step, Rows, None]:
+    for table, clearing in CLEARING.items():
+        ((lowest, highest),) = yield Run(
+            f"SELECT coalesce(min(id), 0), coalesce(max(id), 0) FROM {table}"  # noqa: S608  # names of our own
+        )
+        for first in range(lowest, highest + 1, _WINDOW):
+            yield Run(f"{clearing} AND id >= {first} AND id < {first + _WINDOW}")
 
 
 def _one_by_one(migration: Migration) -> Generator[Step, Rows, None]:
@@ -131,11 +189,34 @@ def apply(connection: psycopg.Connection[Any]) -> tuple[str, ...]:
             a moment; applying again goes on from there.
         psycopg.Error: The server refused a step.
     """
+    return _drive(connection, steps())
+
+
+def restore_procrastinate(connection: psycopg.Connection[Any]) -> None:
+    """Give a database back to Procrastinate: take away what `apply` added, and keep every job.
+
+    What Procrastinate does not know goes: the reasons of events, and that a dead worker of ours held
+    a job (it stays `doing`, as Procrastinate leaves it). Its own workers may go on meanwhile.
+
+    Args:
+        connection: As of `apply`.
+
+    Raises:
+        ValueError: The connection is not in autocommit mode.
+        SchemaError: A worker of ours is alive; there is no queue; a newer version has to do it; or the
+            tables were never free for a moment.
+        psycopg.Error: The server refused a step.
+    """
+    _drive(connection, restore_steps())
+
+
+def _drive(
+    connection: psycopg.Connection[Any], walk: Generator[Step, Rows, tuple[str, ...]]
+) -> tuple[str, ...]:
     if not connection.autocommit:
         raise ValueError(
             "give a connection with autocommit=True: indexes are built outside of transactions"
         )
-    walk = steps()
     rows: Rows = ()
     try:
         step = next(walk)
@@ -149,7 +230,7 @@ def apply(connection: psycopg.Connection[Any]) -> tuple[str, ...]:
     except StopIteration as stop:
         applied: tuple[str, ...] = stop.value
         return applied
-    except psycopg.errors.LockNotAvailable as error:
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.ObjectInUse) as error:
         raise SchemaError(
             f"{error.diag.message_primary}. {error.diag.message_hint or ''}".strip()
         ) from error
@@ -214,6 +295,23 @@ class SchemaManager:
         A cancel waits for it under Trio; under asyncio it goes on to its end, unheard.
         """
         await _in_thread(self.apply_schema)
+
+    def restore_procrastinate(self) -> None:
+        """Take away what trio_queue added to Procrastinate's tables, which stay, with every job.
+
+        Raises:
+            ConnectorException: The server cannot be reached.
+            SchemaError: See `restore_procrastinate`.
+        """
+        connector = self._connector()
+        if connector is not None:
+            with connector.connect() as connection:
+                connection.execute("SET statement_timeout = 0")
+                restore_procrastinate(connection)
+
+    async def restore_procrastinate_async(self) -> None:
+        """`restore_procrastinate` from Trio or asyncio: in a thread, as `apply_schema_async`."""
+        await _in_thread(self.restore_procrastinate)
 
     def check(self) -> SchemaState:
         """What the database is to this version. Raises ConnectorException."""

@@ -73,17 +73,17 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24:02} h"
 
 
-def get_full_path(function: Any) -> str:
+def get_full_path(obj: Any) -> str:
     """The dotted path that a function is known by: its module and its name.
 
     Raises:
         FunctionPathError: It has no name, as partials and callable objects have none.
     """
     try:
-        return f"{function.__module__}.{function.__name__}"
+        return f"{obj.__module__}.{obj.__name__}"
     except AttributeError as error:
         raise FunctionPathError(
-            f"no task name can be made for {function!r}, which has no __name__: "
+            f"no task name can be made for {obj!r}, which has no __name__: "
             "pass name= to the task decorator"
         ) from error
 

@@ -59,7 +59,7 @@ def pool_of(app: App) -> Pool:
     """The pool of an App's connector that is open for Trio. From Trio."""
     connector = app.connector
     assert isinstance(connector, PsycopgConnector)
-    pool = connector._pools.get()  # pyright: ignore[reportPrivateUsage] - no user needs it
+    pool = connector._pools.require()  # pyright: ignore[reportPrivateUsage] - no user needs it
     assert isinstance(pool, Pool)
     return pool
 

@@ -95,6 +95,10 @@ class Process:
             pass
         return self.popen.wait(PATIENCE)
 
+    def type(self, text: str) -> None:
+        """Type on its terminal."""
+        os.write(self._output.fileno(), text.encode())
+
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
         self.popen.send_signal(number)

@@ -553,6 +553,19 @@ def test_jobs_use_the_app_in_each_flavour(
     assert not app.connector.is_open()
 
 
+def test_jobs_defer_to_a_database_in_memory(place: Place, app: App) -> None:
+    async def use() -> None:
+        await app.configure_task("short").defer_async()
+
+    app.task(name="short")(lambda: None)
+    app.task(name="asyncio")(use)
+    app.task(name="trio", flavor="trio")(use)
+    app.configure_task("asyncio").defer()
+    app.configure_task("trio").defer()
+    place.work(app)
+    assert statuses(app) == ["succeeded"] * 4
+
+
 def test_an_app_without_a_flavour_runs_its_tasks_in_the_hosts(
     connector: InMemoryConnector, place: Place, saw: list[Any]
 ) -> None:

@@ -124,6 +124,14 @@ def test_both_ways_to_our_schema_lead_to_the_same_one(
     assert unlike <= {"procrastinate_trigger_abort_requested_events_v1"}
 
 
+def in_other_words(one: Connection, other: Connection) -> set[str]:
+    """The triggers, of either, that mean something else in the other database."""
+    found, expected = (
+        {row[0]: _normal(row[2]) for row in rows(each, TRIGGERS)} for each in (one, other)
+    )
+    return {name for name, _ in found.items() ^ expected.items()}
+
+
 def _normal(definition: str) -> str:
     """Conditions that mean the same in other words."""
     return (

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.fix_schemas import apply_stock_schema
+from tests.fix_schemas import apply_stock_migrations, apply_stock_schema
 from tests.sql.table import (
     Connection,
     column,
@@ -169,6 +169,45 @@ def test_one_of_an_older_procrastinate_is_refused(stock: Connection) -> None:
     with pytest.raises(SchemaError, match=r"3\.10"):
         schema.apply(stock)
     assert state(stock).kind is SchemaKind.OLD_PROCRASTINATE
+
+
+def test_one_of_an_unknown_procrastinate_is_refused(stock: Connection) -> None:
+    # As a newer version would: another trigger, under the next number.
+    stock.execute(
+        "CREATE TRIGGER procrastinate_trigger_status_events_update_v2 AFTER UPDATE OF status ON procrastinate_jobs"
+        " FOR EACH ROW EXECUTE FUNCTION procrastinate_trigger_function_status_events_update_v1()"
+    )
+    assert state(stock) == schema.SchemaState(
+        SchemaKind.UNKNOWN_PROCRASTINATE, ("procrastinate_trigger_status_events_update_v2",)
+    )
+    with pytest.raises(SchemaError, match=r"events_update_v2.*a newer trio_queue"):
+        schema.apply(stock)
+    assert not schema_objects(stock)
+
+
+def test_one_that_is_halfway_through_its_own_migrations_is_refused(database: str) -> None:
+    apply_stock_migrations(database, without="_50_post_")
+    with connect(database) as connection:
+        assert state(connection).kind is SchemaKind.OLD_PROCRASTINATE
+        with pytest.raises(SchemaError, match=r"up to 3\.10 \(those named `post` too\)"):
+            schema.apply(connection)
+        assert not schema_objects(connection)
+
+
+def test_triggers_of_the_users_own_are_none_of_our_business(stock: Connection) -> None:
+    stock.execute(
+        "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'"
+    )
+    stock.execute(
+        "CREATE TRIGGER audit AFTER INSERT ON procrastinate_jobs FOR EACH ROW EXECUTE FUNCTION audit()"
+    )
+    schema.apply(stock)
+    assert state(stock).kind is SchemaKind.CURRENT
+
+
+def schema_objects(connection: Connection) -> list[object]:
+    """What of ours is in the database."""
+    return column(connection, "SELECT relname FROM pg_class WHERE relname ^@ 'trio_queue_'")
 
 
 def test_what_a_database_lacks_is_said_with_the_command_that_mends_it(stock: Connection) -> None:

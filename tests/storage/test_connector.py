@@ -59,9 +59,8 @@ def test_asyncio(queue_database: str) -> None:
         await connector.open_async()
         assert connector.is_open()
         assert await connector.run_async(JOB) == [1]
-        # Sync code, in a thread as the jobs of sync tasks are, or here.
+        # Sync code, in a thread as the jobs of sync tasks are.
         assert await asyncio.to_thread(connector.run, JOB) == [2]
-        assert connector.run(JOB) == [3]
         await connector.close_async()
         assert not connector.is_open()
         with pytest.raises(AppNotOpen):

@@ -23,6 +23,7 @@ MODULES = {
     "defer": (f"{_COMMANDS}.defer", "Put a job into its queue."),
     "jobs": (f"{_COMMANDS}.jobs", "List jobs; show, retry, cancel or abort one."),
     "workers": (f"{_COMMANDS}.workers", "List the workers and what they are doing."),
+    "shell": (f"{_COMMANDS}.shell", "Look at jobs, retry and cancel some, from a prompt."),
     "schema": (f"{_COMMANDS}.schema", "Create or migrate the tables, or check them."),
     "healthchecks": (f"{_COMMANDS}.healthchecks", "Check the App, the connection and the tables."),
     "embedded": (f"{_COMMANDS}.embedded", "Run a PostgreSQL server without installing one."),

@@ -134,6 +134,14 @@ class ConnectedApp:
 
         return describe_conninfo(self.conninfo or "")
 
+    def check_schema(self) -> None:
+        """Refuse a database that this version does not work with. Raises SchemaError."""
+        from trio_queue.schema import describe
+
+        state = self.app.schema_manager.check()
+        if not state.is_usable:
+            raise SchemaError(f"the database (named by {self.source}): {describe(state)}")
+
     def run(self, ask: Callable[[App], Awaitable[R]]) -> R:
         """Open the App in a loop of its own, and ask it something.
 
@@ -143,11 +151,7 @@ class ConnectedApp:
         """
         import trio
 
-        from trio_queue.schema import describe
-
-        state = self.app.schema_manager.check()
-        if not state.is_usable:
-            raise SchemaError(f"the database (named by {self.source}): {describe(state)}")
+        self.check_schema()
 
         async def main() -> R:
             async with self.app.open_async():

@@ -162,6 +162,13 @@ class Pool:
         while self._idle:
             await self._discard(self._idle.pop(), "closed")
 
+    def throw_away(self) -> None:
+        """Close the idle connections at once, from anywhere: for a pool whose `trio.run` has ended."""
+        self._is_open = False
+        for member in self._idle:
+            member.connection.pgconn.finish()
+        self._idle.clear()
+
     async def __aenter__(self) -> Self:
         await self.open()
         return self

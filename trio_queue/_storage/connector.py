@@ -17,8 +17,14 @@ from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.pool import Pool
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translated
-from trio_queue._storage.loop_pools import LoopPools, in_trio, on_trio, trio_runs_this_code
+from trio_queue._storage.loops import (
+    in_serving_loop,
+    in_trio,
+    refuse_in_a_loop,
+    trio_runs_this_code,
+)
 from trio_queue._storage.parameters import Parameters, resolve_async, without_address
+from trio_queue._storage.pools import OpenPool, Pools
 from trio_queue._storage.schema_state import check_usable
 from trio_queue._storage.senders import Statement, send_async, send_on_callers_async
 from trio_queue._storage.statements import statement_of
@@ -31,7 +37,7 @@ from trio_queue._storage.sync_connector import (
     sync_connection,
 )
 from trio_queue.connector import BaseConnector, running_loop
-from trio_queue.exceptions import AppNotOpen, ConnectorException
+from trio_queue.exceptions import ConnectorException
 from trio_queue.store import JobStore, Verb
 
 __all__ = ["PsycopgConnector", "SyncPsycopgConnector"]
@@ -50,8 +56,9 @@ class PsycopgConnector(BaseConnector):
     """PostgreSQL, from Trio, asyncio and sync code alike.
 
     Opened under Trio it keeps a pool of its own; under asyncio a pool of psycopg_pool's, the
-    caller's or one that `pool_factory` makes; for each event loop another one. Sync code may use it
-    once it is open in any way.
+    caller's or one that `pool_factory` makes. Each event loop, in whatever thread, opens it for
+    itself. Sync code in other threads may use it once it is open in any way; in the thread of a
+    loop only after `open()`, since it blocks.
 
     Args:
         json_dumps: Encodes tasks' arguments; by default `json.dumps`.
@@ -75,7 +82,9 @@ class PsycopgConnector(BaseConnector):
         # What is called with async connections is of no use to a sync pool.
         sync_args = {name: value for name, value in kwargs.items() if name not in _ASYNC_CALLBACKS}
         self._sync = SyncPool(sync_args, json_dumps, json_loads)
-        self._pools = LoopPools()
+        #: Whether sync code asked for its pool; else it comes and goes with those of the loops.
+        self._is_open_for_sync = False
+        self._pools = Pools()
         #: Where the worker connects: of the caller's pool, where there is one.
         self._parameters: Parameters | None = None
 
@@ -109,9 +118,11 @@ class PsycopgConnector(BaseConnector):
     def open(self, pool: Any = None) -> None:
         """Open for sync code. Raises ConnectorException, which names the address."""
         self._sync.open(pool)
+        self._is_open_for_sync = True
 
     def close(self) -> None:
         """Close what `open()` opened; a pool of the caller's stays open."""
+        self._is_open_for_sync = False
         self._sync.close()
 
     async def open_async(self, pool: Any = None) -> None:
@@ -124,18 +135,27 @@ class PsycopgConnector(BaseConnector):
             ConnectorException: The server cannot be reached; the address is named. Or a pool was
                 given under Trio, which it cannot serve.
         """
-        if not in_trio():
-            await self._open_asyncio(pool)
-        elif pool is not None:
+        if in_trio() and pool is not None:
             raise ConnectorException(
                 "a pool of psycopg_pool's cannot serve Trio: give the connector its conninfo"
             )
-        else:
-            await on_trio(self._open_trio)
+        await in_serving_loop(partial(self._open_pool, pool))
 
-    async def _open_trio(self) -> None:
-        if self._pools.get() is not None:
+    async def _open_pool(self, pool: Any) -> None:
+        if self._pools.current is not None:
             return
+        if in_trio():
+            made = await self._open_trio()
+        elif pool is not None:
+            made = OpenPool(pool, await resolve_async(pool.conninfo, pool.kwargs), is_ours=False)
+        else:
+            made = await self._open_asyncio()
+        if self._pools.add(made):
+            self._parameters = made.parameters
+        else:  # somebody else opened it meanwhile
+            await _close(made)
+
+    async def _open_trio(self) -> OpenPool:
         parameters = await self._resolve()
         made = Pool(
             parameters.conninfo,
@@ -145,18 +165,9 @@ class PsycopgConnector(BaseConnector):
         )
         with translated(parameters.address):
             await made.open()
-        if not self._pools.add(made, made.close):  # somebody else opened it meanwhile
-            await made.close()
-            return
-        self._parameters = parameters
+        return OpenPool(made, parameters)
 
-    async def _open_asyncio(self, pool: Any) -> None:
-        if self._pools.get() is not None:
-            return
-        if pool is not None:
-            self._parameters = await resolve_async(pool.conninfo, pool.kwargs)
-            self._pools.add(pool, None)
-            return
+    async def _open_asyncio(self) -> OpenPool:
         # Imported here: Trio programs need none of it.
         import psycopg_pool
 
@@ -181,10 +192,7 @@ class PsycopgConnector(BaseConnector):
             except BaseException:
                 await made.close(CLOSE_TIMEOUT)
                 raise
-        if not self._pools.add(made, partial(made.close, CLOSE_TIMEOUT)):
-            await made.close(CLOSE_TIMEOUT)  # somebody else opened it meanwhile
-            return
-        self._parameters = parameters
+        return OpenPool(made, parameters)
 
     async def _configure(self, connection: psycopg.AsyncConnection[Any]) -> None:
         await configure(connection)
@@ -199,28 +207,27 @@ class PsycopgConnector(BaseConnector):
 
         A pool of the caller's stays open. In a cancelled scope too; bounded by 5 seconds for each.
         """
-        if in_trio():
-            await on_trio(self._close_trio)
+        await in_serving_loop(self._close_pool)
+
+    async def _close_pool(self) -> None:
+        opened = self._pools.pop()
+        if opened is not None:
+            await _close(opened)
+        if self._is_open_for_sync or self._pools or not self._sync.is_open:
             return
-        import asyncio
-
-        if (close := self._pools.pop()) is not None:
-            await close()
-        if not self._pools and self._sync.is_open:
-            await asyncio.to_thread(self._sync.close)
-
-    async def _close_trio(self) -> None:
-        with trio.CancelScope(shield=True):
-            if (close := self._pools.pop()) is not None:
-                await close()
-            if not self._pools and self._sync.is_open:
+        if in_trio():
+            with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._sync.close)
+        else:
+            import asyncio
+
+            await asyncio.to_thread(self._sync.close)
 
     def is_open(self) -> bool:
         """Whether it is open for the running loop; outside of one, for sync code."""
         if running_loop() is None:
             return self._sync.is_open or bool(self._pools)
-        return self._pools.get() is not None
+        return self._pools.current is not None
 
     async def _resolve(self) -> Parameters:
         return await resolve_async(
@@ -232,11 +239,12 @@ class PsycopgConnector(BaseConnector):
     def run(self, verb: Verb[R], connection: Any = None) -> R:
         """Send a verb from sync code. See BaseConnector.
 
-        Opened by `open_async()` only, it opens a small pool for sync code at the first use.
+        Opened by `open_async()` only, it opens a small pool for the sync code of other threads at
+        the first use; in the loop's own thread it refuses: AppNotOpen names what to await instead.
         """
         if connection is not None:
             return self._sync.run_on(verb, sync_connection(connection))
-        self._open_sync_lazily()
+        self._prepare_sync()
         return self._sync.run(verb)
 
     async def run_async(self, verb: Verb[R], connection: Any = None) -> R:
@@ -250,12 +258,11 @@ class PsycopgConnector(BaseConnector):
             return await send_on_callers_async(
                 owner, statement, address=address_of(owner), loads=self._loads
             )
-        send_over = partial(self._send_over_pool, statement)
-        return await (on_trio(send_over) if in_trio() else send_over())
+        return await in_serving_loop(partial(self._send_over_pool, statement))
 
     async def _send_over_pool(self, statement: Statement[R]) -> R:
         with translated(self._address):
-            async with self._require_async().connection() as ours:
+            async with self._pools.require().connection() as ours:
                 return await send_async(ours, statement, address=self._address, loads=self._loads)
 
     def connect(self) -> psycopg.Connection[Any]:
@@ -275,17 +282,16 @@ class PsycopgConnector(BaseConnector):
 
     def fetch(self, text: str, parameters: Any = None) -> Sequence[tuple[Any, ...]]:
         """The rows of a query, from sync code."""
-        self._open_sync_lazily()
+        self._prepare_sync()
         return self._sync.execute(text, parameters)
 
     async def fetch_async(self, text: str, parameters: Any = None) -> Sequence[tuple[Any, ...]]:
         """The rows of a query."""
-        fetch = partial(self._fetch_over_pool, text, parameters)
-        return await (on_trio(fetch) if in_trio() else fetch())
+        return await in_serving_loop(partial(self._fetch_over_pool, text, parameters))
 
     async def _fetch_over_pool(self, text: str, parameters: Any) -> Sequence[tuple[Any, ...]]:
         with translated(self._address):
-            async with self._require_async().connection() as connection:
+            async with self._pools.require().connection() as connection:
                 cursor = await connection.execute(text.encode(), parameters)
                 while cursor.nextset():
                     pass
@@ -299,15 +305,12 @@ class PsycopgConnector(BaseConnector):
     def _address(self) -> str:
         return self._parameters.address if self._parameters else ""
 
-    def _open_sync_lazily(self) -> None:
-        if not self._sync.is_open and self._pools:
+    def _prepare_sync(self) -> None:
+        if self._is_open_for_sync or not self._pools:
+            return
+        refuse_in_a_loop()
+        if not self._sync.is_open:
             self._sync.open(min_size=1, max_size=4)
-
-    def _require_async(self) -> Any:
-        pool = self._pools.get()
-        if pool is None:
-            raise AppNotOpen
-        return pool
 
     # -- for a worker ---------------------------------------------------------------------------
 
@@ -322,6 +325,17 @@ class PsycopgConnector(BaseConnector):
         async with store:
             await store.check_schema(check_usable)
             yield store
+
+
+async def _close(opened: OpenPool) -> None:
+    """Close a pool of ours, in a cancelled scope too."""
+    if not opened.is_ours:
+        return
+    if in_trio():
+        with trio.CancelScope(shield=True):
+            await opened.pool.close()
+    else:
+        await opened.pool.close(CLOSE_TIMEOUT)
 
 
 def _check_loop(connection: psycopg.AsyncConnection[Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import trio
 
 from trio_queue._storage.encoding import Dumps, Loads
+from trio_queue._storage.loops import refuse_in_a_loop, trio_runs_this_code
 from trio_queue._storage.memory import InMemoryDatabase, InMemoryJobStore
 from trio_queue._storage.memory_rows import EventRow
 from trio_queue._storage.rows import JobRow
@@ -85,12 +86,18 @@ class InMemoryConnector(BaseConnector):
         return self._open or self._open_async
 
     def run(self, verb: Verb[R], connection: Any = None) -> R:  # noqa: ARG002  # memory has no connections
-        """Do what a verb says, at once; a connection is ignored. Raises what the verb says."""
+        """Do what a verb says, at once; a connection is ignored. Raises what the verb says.
+
+        Opened by `open_async()` only, it refuses in the loop's own thread, as a database does:
+        AppNotOpen names what to await instead.
+        """
+        if self._open_async and not self._open:
+            refuse_in_a_loop()
         return self.database.run(verb)
 
     async def run_async(self, verb: Verb[R], connection: Any = None) -> R:  # noqa: ARG002  # memory has no connections
         """Do what a verb says, at once; a connection is ignored. Raises what the verb says."""
-        if _in_trio():
+        if trio_runs_this_code():
             await trio.lowlevel.checkpoint()
         return self.database.run(verb)
 
@@ -102,11 +109,3 @@ class InMemoryConnector(BaseConnector):
     async def _open_store(self) -> AsyncGenerator[JobStore]:
         await trio.lowlevel.checkpoint()
         yield InMemoryJobStore(self.database)
-
-
-def _in_trio() -> bool:
-    try:
-        trio.lowlevel.current_task()
-    except RuntimeError:
-        return False
-    return True

@@ -41,6 +41,17 @@ PROCRASTINATE_FUNCTIONS: Final = (
     "procrastinate_trigger_function_scheduled_events_v1",
 )
 
+#: Its triggers on its tables. Another one would act beside ours, which take the place of some of these.
+PROCRASTINATE_TRIGGERS: Final = (
+    "procrastinate_jobs_notify_queue_job_inserted_v1",
+    "procrastinate_jobs_notify_queue_job_aborted_v1",
+    "procrastinate_trigger_status_events_insert_v1",
+    "procrastinate_trigger_status_events_update_v1",
+    "procrastinate_trigger_scheduled_events_v1",
+    "procrastinate_trigger_abort_requested_events_v1",
+    "procrastinate_trigger_delete_jobs_v1",
+)
+
 
 # -- what it should be --------------------------------------------------------------------------
 
@@ -103,6 +114,11 @@ def get_schema() -> str:
     return "\n".join(parts)
 
 
+def get_restoring_sql() -> str:
+    """What gives the tables back to Procrastinate: one statement, one transaction."""
+    return (_sql() / "restore" / "procrastinate.sql").read_text(encoding="utf-8")
+
+
 def get_migrations_path() -> str:
     """The folder of the migrations, which sort by name."""
     return str(_sql() / "migrations")
@@ -117,6 +133,7 @@ class SchemaKind(Enum):
     ABSENT = "absent"  #: It has no tables of a queue.
     PROCRASTINATE = "procrastinate"  #: Procrastinate made it, and we have not taken it over.
     OLD_PROCRASTINATE = "old_procrastinate"  #: The same, by a version before 3.10.
+    UNKNOWN_PROCRASTINATE = "unknown_procrastinate"  #: The same, by one that we do not know.
     INCOMPLETE = "incomplete"  #: Ours; migrations of this version are missing.
     CURRENT = "current"  #: Ours, as this version knows it.
     NEWER = "newer"  #: Ours, by a newer version, with all that this one needs.
@@ -128,7 +145,8 @@ class SchemaState:
     """What a database is, and what it lacks."""
 
     kind: SchemaKind
-    #: Names of functions, indexes or triggers that are not there, or (indexes) are not valid.
+    #: Names of functions, indexes or triggers that are not there, or (indexes) are not valid; of an unknown
+    #: version of Procrastinate, those of its triggers that nobody expects.
     missing: tuple[str, ...] = ()
 
     @property
@@ -163,6 +181,11 @@ SELECT to_regclass('procrastinate_jobs') IS NOT NULL AS has_jobs,
        obj_description(to_regclass('trio_queue_migrations'), 'pg_class') AS last_migration,
        ARRAY(SELECT name FROM unnest({_literals(PROCRASTINATE_FUNCTIONS)}) name
               WHERE to_regproc(name) IS NULL) AS missing_of_procrastinate,
+       ARRAY(SELECT DISTINCT tgname::text FROM pg_catalog.pg_trigger
+              WHERE NOT tgisinternal AND tgname ^@ 'procrastinate_' AND tgname <> ALL ({_literals(PROCRASTINATE_TRIGGERS)})
+                AND tgrelid IN (to_regclass('procrastinate_jobs'), to_regclass('procrastinate_events'),
+                                to_regclass('procrastinate_periodic_defers'), to_regclass('procrastinate_workers'))
+              ORDER BY 1) AS unknown_triggers,
        ARRAY(SELECT name FROM unnest({_literals(functions)}) name WHERE to_regproc(name) IS NULL)
        || ARRAY(SELECT name FROM unnest({_literals(indexes)}) name
                  WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_index i
@@ -180,19 +203,25 @@ STATE_QUERY: Final = _state_query()
 
 def read_state(rows: Rows) -> SchemaState:
     """Tell what a database is from its answer to STATE_QUERY."""
-    has_jobs, is_ours, last_migration, missing_of_procrastinate, missing = rows[0]
+    has_jobs, is_ours, last_migration, missing_of_procrastinate, unknown, missing = rows[0]
     newest = MIGRATIONS[-1].name
     if not has_jobs:
         return SchemaState(SchemaKind.ABSENT)
     if not is_ours:
-        if missing_of_procrastinate:
-            return SchemaState(SchemaKind.OLD_PROCRASTINATE, tuple(missing_of_procrastinate))
-        return SchemaState(SchemaKind.PROCRASTINATE)
+        return _state_of_procrastinate(tuple(missing_of_procrastinate), tuple(unknown))
     if last_migration is None or last_migration < newest:
         return SchemaState(SchemaKind.INCOMPLETE, tuple(missing))
     if missing or missing_of_procrastinate:
         return SchemaState(SchemaKind.BROKEN, (*missing_of_procrastinate, *missing))
     return SchemaState(SchemaKind.CURRENT if last_migration == newest else SchemaKind.NEWER)
+
+
+def _state_of_procrastinate(missing: tuple[str, ...], unknown: tuple[str, ...]) -> SchemaState:
+    if missing:
+        return SchemaState(SchemaKind.OLD_PROCRASTINATE, missing)
+    if unknown:
+        return SchemaState(SchemaKind.UNKNOWN_PROCRASTINATE, unknown)
+    return SchemaState(SchemaKind.PROCRASTINATE)
 
 
 _DESCRIPTIONS: Final = {
@@ -202,7 +231,12 @@ _DESCRIPTIONS: Final = {
     ),
     SchemaKind.OLD_PROCRASTINATE: (
         "a version of Procrastinate before 3.10 made its tables ({missing} is missing): apply "
-        "Procrastinate's own migrations up to 3.10, then run `{apply}`"
+        "Procrastinate's own migrations up to 3.10 (those named `post` too), then run `{apply}`"
+    ),
+    SchemaKind.UNKNOWN_PROCRASTINATE: (
+        "Procrastinate made its tables, and left triggers there that this version of trio_queue does not "
+        "know ({missing}): if they are of an older version, apply Procrastinate's own migrations up to 3.10 "
+        "(those named `post` too); if of a newer one, take a newer trio_queue. Then run `{apply}`"
     ),
     SchemaKind.INCOMPLETE: "migrations of this version of trio_queue are missing: run `{apply}`",
     SchemaKind.CURRENT: "the schema is the one that this version of trio_queue knows",
@@ -232,3 +266,30 @@ def check_usable(rows: Rows, address: str) -> None:
     state = read_state(rows)
     if not state.is_usable:
         raise SchemaError(f"the database at {address}: {describe(state)}")
+
+
+# -- back to Procrastinate ----------------------------------------------------------------------
+
+#: The foreign keys that are there and have not been checked yet: table and name.
+UNCHECKED_QUERY: Final = """
+SELECT conrelid::regclass::text, conname FROM pg_catalog.pg_constraint
+ WHERE contype = 'f' AND NOT convalidated AND conrelid IN (to_regclass('procrastinate_jobs'),
+       to_regclass('procrastinate_events'), to_regclass('procrastinate_periodic_defers'))
+""".strip()
+
+#: Of each table the statement that clears what a foreign key does not let be; a range of ids is added.
+#: Jobs of workers that are gone are usual (ours leave finished ones as they are), the others should not be.
+CLEARING: Final = {
+    "procrastinate_jobs": (
+        "UPDATE procrastinate_jobs SET worker_id = NULL WHERE worker_id IS NOT NULL"
+        " AND NOT EXISTS (SELECT FROM procrastinate_workers w WHERE w.id = worker_id)"
+    ),
+    "procrastinate_events": (
+        "DELETE FROM procrastinate_events"
+        " WHERE NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.id = job_id)"
+    ),
+    "procrastinate_periodic_defers": (
+        "UPDATE procrastinate_periodic_defers SET job_id = NULL WHERE job_id IS NOT NULL"
+        " AND NOT EXISTS (SELECT FROM procrastinate_jobs j WHERE j.id = job_id)"
+    ),
+}

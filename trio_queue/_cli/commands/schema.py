@@ -29,6 +29,13 @@ Examples:
 @click.option(
     "--check", "action", flag_value="check", help="Say what is missing; exit with 1 if anything is."
 )
+@click.option(
+    "--restore-procrastinate",
+    "action",
+    flag_value="restore_procrastinate",
+    help="Go back: take away what trio_queue added, so that the tables, with every job, are as "
+    "Procrastinate makes them. Refused while a worker of trio_queue is alive.",
+)
 @click.option("--read", "action", flag_value="read", help="Print the SQL; nothing is connected.")
 @click.option(
     "--migrations-path",
@@ -51,6 +58,13 @@ def command(session: Session, /, *, action: str) -> None:
     app = session.load_app_if_named()
     with session.connected(app, may_start_server=not session.app_path) as connected:
         manager = connected.app.schema_manager
+        if action == "restore_procrastinate":
+            manager.restore_procrastinate()
+            click.echo(
+                "the tables are as Procrastinate makes them; what trio_queue added is gone, "
+                "every job is there"
+            )
+            return
         if action == "apply":
             manager.apply_schema()
         state = manager.check()

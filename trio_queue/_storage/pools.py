@@ -1,0 +1,106 @@
+"""What is open for which event loop: a pool serves the loop that it was opened in, and no other.
+
+asyncio code that trio-asyncio runs inside a Trio task is served by Trio's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import attrs
+import trio
+
+from trio_queue._pg.pool import Pool
+from trio_queue._storage.parameters import Parameters
+from trio_queue.connector import running_loop
+from trio_queue.exceptions import AppNotOpen
+
+_OTHER_LOOP = (
+    "the App was opened in another event loop, whose connections cannot serve this one: open it "
+    "here too, `async with app.open_async():`"
+)
+_ENDED_LOOP = (
+    "the App was opened in an event loop that has ended, and was not closed there: open it in "
+    "this one, `async with app.open_async():`"
+)
+
+
+@attrs.frozen
+class OpenPool:
+    """A pool, and who has to close it."""
+
+    pool: Any
+    parameters: Parameters
+    is_ours: bool = True
+
+
+class Pools:
+    """The open pool of each event loop, in whatever thread it runs. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of_loop: dict[object, OpenPool] = {}
+
+    def __bool__(self) -> bool:
+        """Whether one is open, for whatever loop."""
+        return bool(self._of_loop)
+
+    @property
+    def current(self) -> OpenPool | None:
+        """That of the running loop."""
+        return self._of_loop.get(running_loop())
+
+    def require(self) -> Any:
+        """The pool of the running loop. Raises AppNotOpen, which tells why there is none."""
+        found = self.current
+        if found is not None:
+            return found.pool
+        if not self:
+            raise AppNotOpen
+        raise AppNotOpen(_ENDED_LOOP if all(map(_has_ended, list(self._of_loop))) else _OTHER_LOOP)
+
+    def add(self, made: OpenPool) -> bool:
+        """Take a pool for the running loop; False where it has one already."""
+        with self._lock:
+            self._forget_ended()
+            return self._of_loop.setdefault(running_loop(), made) is made
+
+    def pop(self) -> OpenPool | None:
+        """Give up that of the running loop."""
+        with self._lock:
+            self._forget_ended()
+            return self._of_loop.pop(running_loop(), None)
+
+    def _forget_ended(self) -> None:
+        """Throw away what was left open in a loop that has ended: nobody can close it any more."""
+        for ended in [loop for loop in self._of_loop if _has_ended(loop)]:
+            left = self._of_loop.pop(ended)
+            if left.is_ours:
+                _throw_away(left.pool)
+
+
+def _has_ended(loop: object) -> bool:
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return loop.is_closed()
+    assert isinstance(loop, trio.lowlevel.TrioToken)
+    try:
+        loop.run_sync_soon(_do_nothing)
+    except trio.RunFinishedError:
+        return True
+    return False
+
+
+def _do_nothing() -> None: ...
+
+
+def _throw_away(pool: Any) -> None:
+    """Close the sockets of a pool whose loop has ended: awaiting its close() is not possible."""
+    idle: Any
+    if isinstance(pool, Pool):
+        pool.throw_away()
+        return
+    # Not documented of psycopg_pool's; without it they are closed when they are collected.
+    for idle in list(getattr(pool, "_pool", ())):
+        idle.pgconn.finish()
