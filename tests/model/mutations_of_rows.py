@@ -40,9 +40,9 @@ MUTATIONS_OF_ROWS = (
     Mutation(
         "the worker rescues what it is about to adopt",
         "_worker.rescue",
-        "Rescuer._rescue",
-        "await self._lease.settled_id()",
-        "self._lease.worker_id",
+        "Rescuer._take_over",
+        "if not self._lease.is_renewing:",
+        "if True:",
         Script(
             (JobSpec(20.5), JobSpec(20.5, deferred_at=4)),
             (Trouble(3, "adopt_jobs", Ill.FAIL, 8.25), Prune(4, Theft.NONE)),

@@ -183,6 +183,11 @@ class Lease:
             if running.worker_id != self.worker_id and not running.lost
         ]
 
+    @property
+    def is_renewing(self) -> bool:
+        """Whether it registers anew, and has yet to adopt its jobs."""
+        return self._renewing.locked()
+
     async def settled_id(self) -> int:
         """The id of the row, once no registration anew is under way that has yet to adopt our jobs."""
         async with self._renewing:

@@ -96,26 +96,37 @@ class Rescuer:
         return self._database.was_away(max(long, 0.0), within=max(interval, HEARTBEAT_RETURNS))
 
     async def _rescue(self) -> int:
-        async with self._fetcher.claiming:  # a release must not give back what is being taken over
-            # Under a new row our own jobs are a dead worker's until they are adopted.
-            worker_id = await self._lease.settled_id()
-            orphans = await self._fetcher.claim(
-                AdoptOrphans(
-                    worker_id,
-                    self._options.stalled_worker_timeout,
-                    LIMIT,
-                    self._lease.next_turn(),
-                )
-            )
-            taken = {orphan.job.id for orphan in orphans if orphan.job.id is not None}
-            self._running.taken_over |= taken
+        worker_id, orphans = await self._take_over()
         if orphans:
+            taken = {orphan.job.id for orphan in orphans if orphan.job.id is not None}
             try:
                 await self._write(worker_id, orphans)
             finally:
                 self._running.taken_over -= taken
                 self._fetcher.ring()
         return len(orphans)
+
+    async def _take_over(self) -> tuple[int, list[Orphan]]:
+        """Answers whose they are now, too: another registration anew may follow."""
+        while True:
+            async with self._fetcher.claiming:  # a release must not give back what is taken over
+                # Under a new row our own jobs are a dead worker's until they are adopted.
+                if not self._lease.is_renewing:
+                    worker_id = self._lease.worker_id
+                    orphans = await self._fetcher.claim(
+                        AdoptOrphans(
+                            worker_id,
+                            self._options.stalled_worker_timeout,
+                            LIMIT,
+                            self._lease.next_turn(),
+                        )
+                    )
+                    self._running.taken_over |= {
+                        orphan.job.id for orphan in orphans if orphan.job.id is not None
+                    }
+                    return worker_id, orphans
+            # Outside of the lock: jobs are claimed meanwhile.
+            await self._lease.settled_id()
 
     async def _write(self, worker_id: int, orphans: list[Orphan]) -> None:
         completions = [self._decide(orphan) for orphan in orphans]
