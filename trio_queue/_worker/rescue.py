@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
+
+import trio
 
 from trio_queue._worker.database import Backoff, Database
 from trio_queue._worker.fetch import Fetcher
@@ -25,6 +28,8 @@ from trio_queue.store import AdoptOrphans, Finished, FinishJobs, Orphan
 
 #: Seconds until a heartbeat has noticed the end of an outage: it tries every second, and connects.
 HEARTBEAT_RETURNS = 3.0
+#: Seconds of silence after which nobody is dead yet: three years.
+NEVER = 1e8
 #: How many jobs are taken over at once: each is held only while one statement is written.
 LIMIT = 100
 
@@ -52,6 +57,7 @@ class Rescuer:
         self._running = running
         self._shutdown = shutdown
         self._reporter = reporter
+        self._began_at = -math.inf
 
     async def rescue(self) -> None:
         """Take over what dead workers left and end it by the policy, until the worker drains; a service.
@@ -62,13 +68,9 @@ class Rescuer:
         if self._options.stalled_jobs is StalledJobs.LEAVE:
             return
         backoff = Backoff()
-        # Not at once: the database may have come back this moment, for the others too. But a worker
-        # that does not wait may have no other time.
-        pause = self._options.update_heartbeat_interval if self._options.wait else 0.0
+        pause = 0.0
+        self._began_at = trio.current_time()
         while not await self._shutdown.drains_within(pause):
-            if self._others_may_look_dead():
-                pause = backoff.next()
-                continue
             worker_id = self._lease.worker_id
             try:
                 found = await self._rescue()
@@ -88,12 +90,16 @@ class Rescuer:
     def _others_may_look_dead(self) -> bool:
         """After an outage as long as a lease every worker looks dead, until its next beat.
 
-        The first one back would take the running jobs of all that live.
+        The first one back would take the running jobs of all that live. Who has just started does not
+        know whether there was one; but a worker that does not wait may have no other time.
         """
         options = self._options
         interval = options.update_heartbeat_interval
+        grace = min(max(0.9 * interval, HEARTBEAT_RETURNS), 3 * interval)
+        if options.wait and trio.current_time() - self._began_at < grace:
+            return True
         long = options.stalled_worker_timeout - 2 * interval
-        return self._database.was_away(max(long, 0.0), within=max(interval, HEARTBEAT_RETURNS))
+        return self._database.was_away(max(long, 0.0), within=grace)
 
     async def _rescue(self) -> int:
         worker_id, orphans = await self._take_over()
@@ -116,7 +122,10 @@ class Rescuer:
                     orphans = await self._fetcher.claim(
                         AdoptOrphans(
                             worker_id,
-                            self._options.stalled_worker_timeout,
+                            # What has no worker any more is taken in any case.
+                            NEVER
+                            if self._others_may_look_dead()
+                            else self._options.stalled_worker_timeout,
                             LIMIT,
                             self._lease.next_turn(),
                         )
