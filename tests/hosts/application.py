@@ -65,6 +65,8 @@ class Application:
         #: What the jobs did, in order.
         self.saw: list[str] = []
         self.began = asyncio.Event()
+        #: How many jobs have begun that hold. A row is `doing` a little earlier.
+        self.holding = 0
         self.gate = asyncio.Event()
 
         @self.app.task(name="short")
@@ -74,6 +76,7 @@ class Application:
 
         @self.app.task(name="hold", pass_context=True)
         async def hold(context: JobContext) -> None:
+            self.holding += 1
             self.began.set()
             try:
                 await self.gate.wait()

@@ -348,7 +348,7 @@ def test_several_workers_share_a_guest_which_ends_with_the_last(
             for number in range(3)
         ]
         await application.reach("running", 3)
-        await eventually(lambda: application.statuses == ["doing"] * 2, "both jobs")
+        await eventually(lambda: application.holding == 2, "both jobs")
         workers[0].cancel()
         workers[1].cancel()
         workers[2].cancel()
