@@ -137,8 +137,13 @@ class Completer:
     def _must_give_up(self, failing_since: float) -> bool:
         # Until then no other worker touches these rows; from then on they are the rescue's. Other
         # verbs may be answered meanwhile: a write that never is must not hold a stop either.
+        # As long as a job runs the worker is there anyway, and goes on trying.
         patience_ends = min(self._database.away_since, failing_since) + self._patience
-        return self._shutdown.draining.is_set() and trio.current_time() >= patience_ends
+        return (
+            self._shutdown.draining.is_set()
+            and not self._running.bodies
+            and trio.current_time() >= patience_ends
+        )
 
     def _give_up(self, batch: list[Ended]) -> None:
         self._given_up += [ended.running.job.call_string for ended in batch]

@@ -43,6 +43,7 @@ class Database:
         self._away_from = self._away_to = -math.inf
         # Which connections are lost, and since when the first of them is; when the last outage ended.
         self._lost: set[str] = set()
+        self._is_told = False
         self._lost_since = -math.inf
         self._back_since = -math.inf
         store.tell_outages(self)
@@ -50,7 +51,7 @@ class Database:
     @property
     def lost_since(self) -> float:
         """Since when some connection is lost, by Trio's clock; infinity: none is."""
-        return self._lost_since if self._lost else math.inf
+        return self._lost_since if self._is_told else math.inf
 
     async def run(self, verb: Verb[R], *, bound: float = WRITE_BOUND) -> R:
         """Say something and wait for the answer, `bound` seconds at most.
@@ -102,7 +103,10 @@ class Database:
 
     def began(self, connection: str, error: BaseException, *, verb: str | None = None) -> None:
         """See Outages."""
-        if not self._lost:
+        if connection in self._lost:
+            return
+        if not self._is_told:
+            self._is_told = True
             self._lost_since = trio.current_time()
             said = _in_one_line(error)
             self._logger.warning(
@@ -118,8 +122,11 @@ class Database:
         if connection not in self._lost:
             return
         self._lost.discard(connection)
-        if self._lost:
+        # Once verbs are answered again it is back, whatever else has yet to connect; and nobody
+        # waits for that where the worker stops meanwhile.
+        if not self._is_told or (self._lost and connection != VERBS):
             return
+        self._is_told = False
         self._back_since = trio.current_time()
         length = self._back_since - self._lost_since
         self._logger.warning(

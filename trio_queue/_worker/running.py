@@ -149,6 +149,11 @@ class RunningJobs:
         return any(each.ended or each.reason is AbortReason.LEASE_LOST for each in self)
 
     @property
+    def bodies(self) -> int:
+        """How many have a place: their bodies run, or are about to."""
+        return self._bodies
+
+    @property
     def unwritten(self) -> int:
         """How many have ended whose rows are not written."""
         return len(self) - self._bodies - len(self._waiting)
