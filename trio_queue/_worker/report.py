@@ -139,9 +139,28 @@ def _outcome_line(ended: Ended, status: Status) -> tuple[Action, str, int]:
             said = "cannot wait again, its queueing lock is taken: cancelled"
             line = Action.JOB_ERROR, said, logging.WARNING
         case _:
-            told = f": {_shown(outcome.error, repr)}" if isinstance(outcome, Raised) else ""
+            told = ""
+            if isinstance(outcome, Raised):
+                told = f": {_shown(outcome.error, repr)}{_hint(outcome.error)}"
             line = Action.JOB_ERROR, f"failed{told}", logging.ERROR
     return line
+
+
+#: What the libraries say to code that was written for the other one.
+_WRONG_LOOP = {
+    "no running event loop": (
+        ' (written for asyncio, it ran on Trio? Say flavor="asyncio" on the task, or on the App)'
+    ),
+    "must be called from async context": (
+        ' (written for Trio, it ran on asyncio? Say flavor="trio" on the task, or on the App)'
+    ),
+}
+
+
+def _hint(error: BaseException) -> str:
+    if not isinstance(error, RuntimeError):
+        return ""
+    return _WRONG_LOOP.get(_shown(error, str), "")
 
 
 def _shown(value: object, how: Callable[[object], str]) -> str:
