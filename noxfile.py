@@ -49,7 +49,8 @@ def interpreter(version: str) -> str:
 
 def run_tests(session: nox.Session, *arguments: str) -> None:
     session.install("-e", ".[embedded]", *group("test"))
-    session.run("pytest", "-n", "2", *arguments, *session.posargs)
+    # Most of a test is waiting for a server or a process: three at a time keep two cores busy.
+    session.run("pytest", "-n", "3", *arguments, *session.posargs)
 
 
 @nox.session
