@@ -17,5 +17,5 @@ def setup(_: Sphinx) -> dict[str, Any]:
             args = (*args[:3], "method", *args[4:])
         read(self, *args, **kwargs)
 
-    GoogleDocstring.__init__ = read_as_text  # type: ignore[method-assign]
+    GoogleDocstring.__init__ = read_as_text  # type: ignore[method-assign]  # the extension has no hook for it
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -101,7 +101,7 @@ def _is_typed_dict(kind: Any) -> bool:
 def _public_names(kind: type) -> list[str]:
     known = {name for base in (object, BaseException, tuple) for name in dir(base)}
     names = [name for name in dir(kind) if not name.startswith("_") and name not in known]
-    defines = "__init__" in dir(kind) and inspect.isfunction(kind.__init__)  # type: ignore[misc]
+    defines = "__init__" in dir(kind) and inspect.isfunction(kind.__init__)  # type: ignore[misc]  # only looked at
     return ["__init__", *names] if defines else names
 
 

@@ -66,16 +66,16 @@ def play(script: Script) -> Record:
 def _repeatable(order: int) -> Generator[None]:
     """The order of Trio's tasks, and the jitter of pauses, are drawn from this number."""
     was = _run._ALLOW_DETERMINISTIC_SCHEDULING  # pyright: ignore[reportPrivateUsage]  # no public way to choose an order
-    _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]
-    states = random.getstate(), _run._r.getstate()  # pyright: ignore[reportPrivateUsage]
+    _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]  # Trio has no public switch for it
+    states = random.getstate(), _run._r.getstate()  # pyright: ignore[reportPrivateUsage]  # nothing public chooses the order
     random.seed(order)
-    _run._r.seed(order)  # pyright: ignore[reportPrivateUsage]
+    _run._r.seed(order)  # pyright: ignore[reportPrivateUsage]  # the same
     try:
         yield
     finally:
         random.setstate(states[0])
-        _run._r.setstate(states[1])  # pyright: ignore[reportPrivateUsage]
-        _run._ALLOW_DETERMINISTIC_SCHEDULING = was  # type: ignore[misc]  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]
+        _run._r.setstate(states[1])  # pyright: ignore[reportPrivateUsage]  # the same
+        _run._ALLOW_DETERMINISTIC_SCHEDULING = was  # type: ignore[misc]  # pyright: ignore[reportPrivateUsage, reportConstantRedefinition]  # Trio has no public switch for it
 
 
 @contextlib.contextmanager
@@ -218,7 +218,7 @@ class _Play:
                 self._worker.abort()
             case Ask.ASK:
                 # What a signal's handler does, on Trio's thread.
-                self._worker._shutdown.ask("a signal")  # pyright: ignore[reportPrivateUsage]
+                self._worker._shutdown.ask("a signal")  # pyright: ignore[reportPrivateUsage]  # as its handler does
             case Ask.CANCEL:
                 self._around.cancel()
             case _:

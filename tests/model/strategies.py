@@ -85,7 +85,7 @@ def _possible(script: Script) -> bool:
 def _so_many(items: st.SearchStrategy[T], at_most: int) -> st.SearchStrategy[tuple[T, ...]]:
     """One to so many, each number as often as the next: `lists` prefers few."""
     return st.integers(1, at_most).flatmap(
-        lambda number: st.tuples(*[items] * number)  # pyright: ignore[reportUnknownLambdaType]
+        lambda number: st.tuples(*[items] * number)  # pyright: ignore[reportUnknownLambdaType]  # flatmap does not say it
     )
 
 

@@ -218,7 +218,7 @@ async def test_a_bug_in_writing_ends_the_worker_and_does_not_hold_it(
     worker = Worker(app, concurrency=2, install_signal_handlers=False)
     async with ran(worker) as told:
         await steps.started.wait()
-        await worker._shutdown.draining.wait()  # pyright: ignore[reportPrivateUsage]
+        await worker._shutdown.draining.wait()  # pyright: ignore[reportPrivateUsage]  # no other moment tells it
         steps.may_end.set()
     [error] = told
     assert str(error) == "a bug"

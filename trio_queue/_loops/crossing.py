@@ -97,7 +97,7 @@ class Crossing(Generic[T]):
             return
         # What asyncio.run() cancels at its end is every task that it knows of. A job is not its
         # business: the worker is cancelled too, and drains.
-        asyncio._unregister_task(self._task)  # noqa: SLF001 - documented, for extensions  # pyright: ignore[reportPrivateUsage]
+        asyncio._unregister_task(self._task)  # noqa: SLF001 - documented, for extensions  # pyright: ignore[reportPrivateUsage]  # the same
         self._task.add_done_callback(self._ended)
 
     async def _guarded(self) -> None:

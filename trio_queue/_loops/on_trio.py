@@ -48,7 +48,7 @@ async def open_asyncio_on_trio() -> AsyncGenerator[RunsAsyncio]:
         # On Python 3.12 and later it subclasses what asyncio deprecates.
         warnings.simplefilter("ignore", DeprecationWarning)
         # It has no types.
-        import trio_asyncio  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
+        import trio_asyncio  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]  # it has no types
 
     open_loop = cast("Any", trio_asyncio).open_loop
     closing = trio.Event()

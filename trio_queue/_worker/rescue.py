@@ -84,7 +84,7 @@ class Rescuer:
                 continue
             backoff.reset()
             # Workers that started together do not ask together for ever.
-            interval = self._options.update_heartbeat_interval * random.uniform(0.9, 1.0)  # noqa: S311
+            interval = self._options.update_heartbeat_interval * random.uniform(0.9, 1.0)  # noqa: S311 - jitter, not a secret
             pause = 0.0 if found == LIMIT else interval
 
     def _others_may_look_dead(self) -> bool:
