@@ -130,7 +130,7 @@ def caller(request: pytest.FixtureRequest) -> Caller:
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory that every account can pass through; no process may be left that uses it."""
-    created = Path(tempfile.mkdtemp(prefix="tq-", dir="/tmp"))
+    created = Path(tempfile.mkdtemp(prefix="tq-"))
     created.chmod(0o755)
     yield created
     try:

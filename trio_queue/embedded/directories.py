@@ -40,9 +40,8 @@ def default_directory() -> Path:
     return Path(platformdirs.user_data_dir("trio-queue"))
 
 
-def make_throwaway_directory() -> Path:
-    """Make an empty private directory for a throw-away server, in memory where there is room."""
-    parent = None
+def memory_directory() -> Path | None:
+    """Return the directory in memory that has room for a server and lets programs run, if there is one."""
     with contextlib.suppress(OSError):
         room = os.statvfs(_SHARED_MEMORY)
         # Programs may be copied into the directory, so they must be allowed to run there.
@@ -51,8 +50,13 @@ def make_throwaway_directory() -> Path:
             and room.f_bavail * room.f_frsize >= _ROOM_WANTED
             and not room.f_flag & getattr(os, "ST_NOEXEC", 0)
         ):
-            parent = _SHARED_MEMORY
-    return Path(tempfile.mkdtemp(prefix="trio-queue-", dir=parent))
+            return _SHARED_MEMORY
+    return None
+
+
+def make_throwaway_directory() -> Path:
+    """Make an empty private directory for a throw-away server, in memory where there is room."""
+    return Path(tempfile.mkdtemp(prefix="trio-queue-", dir=memory_directory()))
 
 
 def claim_directory(directory: Path) -> None:
