@@ -17,7 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # A hundred clusters come and go. ext4 takes no inode again for five seconds after it was free, and looks at each that it
 # passes over: making files was half of what the tests of the embedded server cost.
-if (memory := memory_directory()) and Path(tempfile.gettempdir()) == Path("/tmp"):  # noqa: S108 - the default
+if (memory := memory_directory()) and Path(tempfile.gettempdir()) == Path("/tmp"):
     os.environ["TMPDIR"] = tempfile.tempdir = str(memory)
 
 pytest_plugins = [
