@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from enum import Enum
 from functools import cached_property
 from typing import Any, cast
@@ -93,6 +94,16 @@ class Job:
     #: The worker that runs it, or ran it last.
     worker_id: int | None = None
 
+    @classmethod
+    def of_fields(cls, values: Iterable[tuple[str, Any]]) -> Job:
+        """A job from all of its fields, which are taken as they are: rows hold nothing that is to be checked.
+
+        A claim makes hundreds at a time: 0.8 µs each, by the constructor 2.5.
+        """
+        job = object.__new__(cls)
+        vars(job).update(values)
+        return job
+
     def evolve(self, **changes: Any) -> Job:
         """A copy of this job with other values. Raises TypeError: there is no such field."""
         # What is neither unknown nor to be checked is copied as it is: a batch evolves each of its
@@ -109,7 +120,9 @@ class Job:
     def asdict(self) -> dict[str, Any]:
         """Every field by its name."""
         # Not `attrs.asdict`: it walks the arguments, however deeply they are nested.
-        return {field.name: getattr(self, field.name) for field in attrs.fields(Job)}
+        values = dict(vars(self))
+        values.pop("call_string", None)  # cached, and no field
+        return values
 
     @property
     def keywords(self) -> JSONDict:

@@ -287,7 +287,9 @@ class Worker:
             if notifications is not None:
                 supervised("listen", partial(ear.listen, notifications))
             async with trio.open_nursery() as jobs:
-                self._running.start_with(lambda running: jobs.start_soon(runner.run, running))
+                self._running.start_with(
+                    lambda running: jobs.start_soon(runner.run, running, name=running.job.task_name)
+                )
                 with intake:
                     async with trio.open_nursery() as intakes:
                         intakes.start_soon(self._supervisor.run, "periodic", periodic.defer)

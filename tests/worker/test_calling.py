@@ -336,7 +336,7 @@ async def test_a_job_that_is_given_back_in_the_moment_it_gets_its_thread_has_not
 
     async def call() -> None:
         with running.scope:
-            await caller.call(task, running, context)
+            await caller.call(task, running, lambda _: context)
 
     async with trio.open_nursery() as nursery:
         threads.acquire_on_behalf_of_nowait("another job")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, cast
 
 from trio_queue.exceptions import InvalidArguments, InvalidOption
@@ -115,6 +115,22 @@ def encode_args(job: Job, dumps: Dumps | None = None) -> str:
         for place, trouble in _troubles(arguments, ""):
             raise InvalidArguments(_sentence(job, place, trouble))
     return text
+
+
+def number_array(numbers: Iterable[int]) -> str:
+    """An array of numbers as PostgreSQL reads it.
+
+    psycopg's own way looks at each element: 1.2 µs for each, and a batch has thousands of them.
+    """
+    return f"{{{','.join(map(str, numbers))}}}"
+
+
+def text_array(texts: Sequence[str]) -> str:
+    """An array of texts as PostgreSQL reads it. See `number_array`."""
+    if not texts:
+        return "{}"
+    quoted = '","'.join(text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return f'{{"{quoted}"}}'
 
 
 def as_stored(text: str, loads: Loads | None = None) -> JSONDict:

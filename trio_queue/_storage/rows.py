@@ -31,23 +31,15 @@ class JobRow(TypedDict):
 #: The columns of a job, in the order in which every statement that answers with jobs names them.
 JOB_COLUMNS: tuple[str, ...] = tuple(JobRow.__annotations__)
 
+#: The fields of a job that they become.
+_JOB_FIELDS: tuple[str, ...] = tuple(
+    {"queue_name": "queue", "args": "task_kwargs"}.get(column, column) for column in JOB_COLUMNS
+)
+
 
 def job_from_row(row: Sequence[Any]) -> Job:
     """A job from its columns, in the order of JOB_COLUMNS."""
-    return Job(
-        id=row[0],
-        queue=row[1],
-        task_name=row[2],
-        priority=row[3],
-        lock=row[4],
-        queueing_lock=row[5],
-        task_kwargs=row[6],
-        status=row[7],
-        scheduled_at=row[8],
-        attempts=row[9],
-        abort_requested=row[10],
-        worker_id=row[11],
-    )
+    return Job.of_fields(zip(_JOB_FIELDS, row, strict=False))
 
 
 def fetched_from_rows(found: Sequence[Sequence[Any]]) -> Fetched:

@@ -186,9 +186,14 @@ def _set_readers(
     cursor.adapters.register_loader("timestamptz", NearestTimestamptzLoader)
 
 
+def _read_json(data: bytes) -> Any:
+    return json.loads(data.decode())
+
+
 @functools.cache
 def _json_reader(loads: Loads | None) -> type[Loader]:
-    decode = json.loads if loads is None else loads
+    # Text for the standard one: given bytes, it looks at them first for which of the Unicode encodings they are in.
+    decode = _read_json if loads is None else loads
 
     class JsonReader(Loader):
         def load(self, data: Buffer) -> Any:

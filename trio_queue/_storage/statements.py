@@ -8,7 +8,7 @@ that a batch is one statement. Rows are read by position.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Final, TypeVar, cast
 
@@ -25,12 +25,14 @@ from trio_queue._storage.encoding import (
     check_queue,
     check_text,
     encode_args,
+    number_array,
+    text_array,
 )
 from trio_queue._storage.queries import QUERIES
 from trio_queue._storage.senders import Rows, Statement
 from trio_queue.completion import Completion
 from trio_queue.exceptions import JobNotFound, NoResult
-from trio_queue.jobs import Status
+from trio_queue.jobs import Job, Status
 from trio_queue.store import Verb
 
 R = TypeVar("R")
@@ -77,14 +79,22 @@ def parameters_of(verb: Any, dumps: Dumps | None) -> dict[str, Any]:  # noqa: AR
 def _defer_jobs(verb: store.DeferJobs, dumps: Dumps | None) -> dict[str, Any]:
     jobs = verb.jobs
     return {
-        "queues": [job.queue for job in jobs],
-        "task_names": [job.task_name for job in jobs],
-        "priorities": [job.priority for job in jobs],
-        "locks": [job.lock for job in jobs],
-        "queueing_locks": [job.queueing_lock for job in jobs],
-        "args": [encode_args(job, dumps) for job in jobs],
-        "scheduled_at": [job.scheduled_at for job in jobs],
+        "queues": _column([job.queue for job in jobs]),
+        "task_names": _column([job.task_name for job in jobs]),
+        "priorities": _column([job.priority for job in jobs]),
+        "locks": _column([job.lock for job in jobs]),
+        "queueing_locks": _column([job.queueing_lock for job in jobs]),
+        # One for each, alike or not: it tells how many there are.
+        "args": text_array([encode_args(job, dumps) for job in jobs]),
+        "scheduled_at": _column([job.scheduled_at for job in jobs]),
     }
+
+
+def _column(values: list[Any]) -> list[Any] | None:
+    """A column of a batch: what is the same for every job is sent once, and nothing as nothing."""
+    if not values or values.count(values[0]) < len(values):
+        return values
+    return None if values[0] is None else values[:1]
 
 
 @parameters_of.register
@@ -105,12 +115,39 @@ def _defer_periodic_job(verb: store.DeferPeriodicJob, dumps: Dumps | None) -> di
 @parameters_of.register
 def _finish_jobs(verb: store.FinishJobs, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
     done = verb.completions
-    retries = [completion.retry for completion in done]
     return {
         "worker_id": verb.worker_id,
-        "job_ids": [completion.job_id for completion in done],
-        "attempts": [completion.attempts for completion in done],
-        "statuses": [completion.status.value for completion in done],
+        "job_ids": number_array([completion.job_id for completion in done]),
+        "attempts": number_array([completion.attempts for completion in done]),
+        "statuses": text_array([completion.status.value for completion in done]),
+        **_FINISHED_PLAINLY,
+        **(_more_than_finished(done) if any(map(_has_more, done)) else {}),
+    }
+
+
+def _has_more(completion: Completion) -> bool:
+    return completion.status is Status.TODO or completion.delete or completion.reason is not None
+
+
+#: What is sent where every job has ended and there is no more to tell: nearly always.
+_FINISHED_PLAINLY: Final[dict[str, None]] = dict.fromkeys(
+    (
+        "deletes",
+        "if_abort_requested",
+        "reasons",
+        "retries",
+        "retry_at",
+        "retry_in",
+        "priorities",
+        "queues",
+        "locks",
+    )
+)
+
+
+def _more_than_finished(done: Sequence[Completion]) -> dict[str, Any]:
+    retries = [completion.retry for completion in done]
+    return {
         "deletes": [completion.delete for completion in done],
         "if_abort_requested": [completion.if_abort_requested.value for completion in done],
         "reasons": [completion.reason for completion in done],
@@ -183,7 +220,8 @@ def check(verb: Verb[Any]) -> None:
     """Refuse what the columns cannot hold, with a clear error. Raises InvalidOption."""
     match verb:
         case store.DeferJobs(jobs=jobs):
-            for job in jobs:
+            # The jobs of a batch differ by their arguments, mostly: what they share is looked at once.
+            for job in {_columns_of_text(job): job for job in jobs}.values():
                 check_job(job)
         case store.DeferPeriodicJob(job=job, periodic_id=periodic_id):
             check_job(job)
@@ -198,6 +236,10 @@ def check(verb: Verb[Any]) -> None:
             check_end_status(status)
         case _:
             pass
+
+
+def _columns_of_text(job: Job) -> tuple[Any, ...]:
+    return job.task_name, job.queue, job.lock, job.queueing_lock, job.priority
 
 
 # -- rows ---------------------------------------------------------------------------------------
@@ -232,16 +274,16 @@ def _each(make: Callable[[Any], Any]) -> Reader:
 
 
 def _finished(verb: store.FinishJobs, found: Rows) -> list[store.Finished]:
-    """One answer for each completion, in their order."""
-    by_id = {row[0]: rows.finished_from_row(row) for row in found}
+    """One answer for each completion, in their order; the rows tell where it is not what was meant."""
+    other = {row[0]: rows.finished_from_row(row) for row in found}
     return [
-        by_id.get(completion.job_id, store.Finished(completion.job_id, None))
+        other.get(completion.job_id) or store.Finished(completion.job_id, completion.status)
         for completion in verb.completions
     ]
 
 
 _READERS: Final[dict[type[Verb[Any]], Reader]] = {
-    store.DeferJobs: _values,
+    store.DeferJobs: _value,
     store.DeferPeriodicJob: _value,
     store.RegisterWorker: _value,
     store.UpdateWorkerStage: _nothing,

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+import attrs
 import trio
 
 from trio_queue._worker.flavors import Flavors
@@ -20,6 +21,20 @@ from trio_queue.utils import is_async_callable
 
 # Threads are limited by the worker's own limiter, taken before; Trio's must not count them again.
 _UNLIMITED = trio.CapacityLimiter(1_000_000)
+
+
+@attrs.frozen(eq=False)
+class _Way:
+    """How the jobs of one task are called: what is the same for each of them."""
+
+    task: AnyTask
+    flavor: Flavor
+    is_async: bool
+    #: Async, in the worker's own Trio loop, with no middleware of its kind around it.
+    is_direct: bool
+    #: Around the function, the first one outermost.
+    middleware: tuple[Callable[..., Any], ...]
+    takes_context: bool
 
 
 class Caller:
@@ -43,48 +58,85 @@ class Caller:
             is_async: of_kind(task_middleware, is_async=is_async) for is_async in (True, False)
         }
         self._worker_middleware = worker_middleware
+        self._ways: dict[AnyTask, _Way] = {}
 
-    async def call(self, task: AnyTask, running: RunningJob, context: JobContext) -> Any:
+    async def call(
+        self,
+        task: AnyTask,
+        running: RunningJob,
+        context_of: Callable[[RunningJob], JobContext],
+    ) -> Any:
         """Run the body of a job inside its scope.
+
+        Args:
+            task: Its task.
+            running: The job.
+            context_of: Makes the job's context, where the function or a middleware takes it.
 
         Returns and raises what the body does. Cancelled: an async body hears it at its next
         checkpoint; a sync one is not begun where it still waits for a thread, else it goes on.
         """
-        if not self._worker_middleware:
-            return await self._call_task(task, running, context)
+        way = self._ways.get(task)
+        if way is None:
+            way = self._ways[task] = self._way(task)
+        context = context_of(running) if way.takes_context else None
+        if self._worker_middleware:
+            return await self._in_middleware(way, running, context)
+        if way.is_direct:
+            # The path of most jobs, with as few steps as it takes: each costs every job its time.
+            self._begin(running, in_thread=False)
+            with OneProcess():
+                if task.pass_context:
+                    return await task.func(context, **running.job.keywords)
+                return await task.func(**running.job.keywords)
+        return await self._call_task(way, running, context)
+
+    def _way(self, task: AnyTask) -> _Way:
+        is_async = is_async_callable(task.func)
+        flavor = self._flavors.of(task)
+        middleware = (*self._task_middleware[is_async], *task.task_middleware)
+        return _Way(
+            task=task,
+            flavor=flavor,
+            is_async=is_async,
+            is_direct=is_async and not middleware and flavor == "trio" == self._flavors.host,
+            middleware=middleware,
+            takes_context=task.pass_context or bool(middleware or self._worker_middleware),
+        )
+
+    async def _in_middleware(
+        self, way: _Way, running: RunningJob, context: JobContext | None
+    ) -> Any:
         host = self._flavors.host
         await self._flavors.make_ready(host)
         # The middleware is part of the body: once it runs, the job is not given back.
         self._begin(running, in_thread=False)
         run: Callable[[], Any]
-        if is_async_callable(task.func) and self._flavors.of(task) == host:
+        if way.is_async and way.flavor == host:
             # All of it in one loop.
-            run = partial(_in_one_process, self._body(task, running, context, is_async=True))
+            run = partial(_in_one_process, self._body(way, running, context))
         else:
-            run = self._flavors.from_host(partial(self._call_task, task, running, context))
+            run = self._flavors.from_host(partial(self._call_task, way, running, context))
         return await self._flavors.run(
             host, compose(self._worker_middleware, run, context, self._worker)
         )
 
     def _body(
-        self, task: AnyTask, running: RunningJob, context: JobContext, *, is_async: bool
+        self, way: _Way, running: RunningJob, context: JobContext | None
     ) -> Callable[[], Any]:
-        arguments = (context,) if task.pass_context else ()
-        body: Callable[[], Any] = partial(task.func, *arguments, **running.job.keywords)
-        middleware = (*self._task_middleware[is_async], *task.task_middleware)
-        return compose(middleware, body, context, self._worker) if middleware else body
+        arguments = (context,) if way.task.pass_context else ()
+        body: Callable[[], Any] = partial(way.task.func, *arguments, **running.job.keywords)
+        return compose(way.middleware, body, context, self._worker)
 
-    async def _call_task(self, task: AnyTask, running: RunningJob, context: JobContext) -> Any:
-        is_async = is_async_callable(task.func)
-        flavor = self._flavors.of(task)
-        body = self._body(task, running, context, is_async=is_async)
-        if is_async:
-            await self._flavors.make_ready(flavor)
+    async def _call_task(self, way: _Way, running: RunningJob, context: JobContext | None) -> Any:
+        body = self._body(way, running, context)
+        if way.is_async:
+            await self._flavors.make_ready(way.flavor)
             self._begin(running, in_thread=False)
-            return await self._flavors.run(flavor, partial(_in_one_process, body))
+            return await self._flavors.run(way.flavor, partial(_in_one_process, body))
         result = await self._in_thread(running, body)
         # What a function is, is told by what it does: a sync one may return an awaitable.
-        return await self._awaited(flavor, result) if inspect.isawaitable(result) else result
+        return await self._awaited(way.flavor, result) if inspect.isawaitable(result) else result
 
     async def _awaited(self, flavor: Flavor, awaitable: Awaitable[Any]) -> Any:
         try:

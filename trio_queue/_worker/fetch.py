@@ -117,8 +117,9 @@ class Fetcher:
             if self._shutdown.draining.is_set():
                 self._unanswered = True
                 return False  # the answer came with the cancel: give_back() gives them back
+            now = trio.current_time()
             for job in fetched.jobs:
-                self._take(job, worker_id)
+                self._take(job, worker_id, now)
             self._early_aborts.clear()
             self._next_in = fetched.next_in
         return len(fetched.jobs) < limit
@@ -135,8 +136,8 @@ class Fetcher:
         self._unanswered = before  # an earlier claim without an answer is not answered by this one
         return answer
 
-    def _take(self, job: Job, worker_id: int) -> None:
-        running = RunningJob(job, worker_id, claimed_at=trio.current_time())
+    def _take(self, job: Job, worker_id: int, now: float) -> None:
+        running = RunningJob(job, worker_id, claimed_at=now)
         self._running.add(running)
         if worker_id != self._lease.worker_id:
             # The row was lost while the claim was under way, and the job with it.

@@ -50,6 +50,8 @@ class Reporter:
         if status is None:
             self._lease_lost(ended)
             return
+        if status is Status.SUCCEEDED and not self.logger.isEnabledFor(logging.INFO):
+            return
         action, said, level = _outcome_line(ended, status)
         if not self.logger.isEnabledFor(level):
             return

@@ -79,8 +79,7 @@ class Runner:
             with running.scope:
                 # A scope cancelled beforehand would still run its body to the first checkpoint.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                context = self._context(running)
-                outcome = Returned(await self._caller.call(task, running, context))
+                outcome = Returned(await self._caller.call(task, running, self._context))
         # Outside of the scope: it has taken its own Cancelled out of any group by now, and one
         # that still comes is a stray one of the job's own.
         except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome

@@ -6,7 +6,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 
 import attrs
 import trio
@@ -31,8 +30,8 @@ class RunningJob:
     started: bool = False
     #: Why it goes back to `todo`, where its body never begins.
     given_back: str | None = None
-    #: Lets it go on out of turn, while it waits for a place.
-    out_of_turn: Callable[[], None] | None = None
+    #: Lets it go on out of turn, while it waits for a place; None: it does not wait.
+    out_of_turn: Callable[[RunningJob], None] | None = None
     #: False while its body runs in a thread. The cancel of the scope would not reach the thread,
     #: but raise inside the job's own calls back into Trio.
     interruptible: bool = True
@@ -50,10 +49,11 @@ class RunningJob:
     start_timestamp: float = 0.0
     # Shielded: the cancel of the worker never reaches a job by accident.
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+    #: The job's id.
+    id: int = attrs.field(init=False)
 
-    @property
-    def id(self) -> int:
-        """The job's id."""
+    @id.default
+    def _(self) -> int:
         assert self.job.id is not None, "a claimed job has a row"
         return self.job.id
 
@@ -80,7 +80,7 @@ class RunningJob:
 
     def _go_on(self) -> None:
         if self.out_of_turn is not None:
-            self.out_of_turn()
+            self.out_of_turn(self)
 
     def body_begins(self, *, in_thread: bool) -> None:
         """From here on it is run to its end."""
@@ -118,7 +118,7 @@ class RunningJobs:
         self._let_go = trio.Event()
         self._has_room = trio.Event()
         # What whoever waits for room claims ahead; None: nobody waits.
-        self._ahead: Callable[[], int] | None = None
+        self._ahead: int | None = None
         self._taken = trio.Event()
         self._has_waiting = trio.Event()
         self._left: set[int] = set()
@@ -175,22 +175,21 @@ class RunningJobs:
         self._jobs[running.id] = running
         self._taken.set()
         self._left.discard(running.id)
-        running.out_of_turn = partial(self._start_out_of_turn, running)
+        if self._bodies < self._places and not self._waiting:
+            self._give_place(running)
+            return
+        running.out_of_turn = self._start_out_of_turn
         self._waiting.append(running)
-        self._start_waiting()
-        if self._waiting:
-            self._has_waiting.set()
+        self._has_waiting.set()
 
     def body_ended(self, running: RunningJob) -> None:
         """Its place is free; it stays in our hands until its row is written."""
         running.ended = True
         self._bodies -= 1
-        self._start_waiting()
-        self._tell_room()
-
-    def _start_waiting(self) -> None:
-        while self._waiting and self._bodies < self._places:
+        # One at most: no job waits while a place is free.
+        if self._waiting and self._bodies < self._places:
             self._give_place(self._waiting.popleft())
+        self._tell_room()
 
     def _start_out_of_turn(self, running: RunningJob) -> None:
         # Its body never begins, so that one more than there are places does no harm.
@@ -207,7 +206,7 @@ class RunningJobs:
 
     def _tell_room(self) -> None:
         # Not at each job: whoever claims would wake up a hundred times to claim once.
-        if self._ahead is not None and self.room(self._ahead()):
+        if self._ahead is not None and self.room(self._ahead):
             self._has_room.set()
 
     def let_go(self, jobs: Iterable[RunningJob]) -> None:
@@ -234,9 +233,9 @@ class RunningJobs:
     async def wait_room(self, ahead: Callable[[], int]) -> int:
         """Wait until more jobs may be claimed; how many. `ahead` tells how many of them ahead."""
         while not (room := self.room(ahead())):
-            self._ahead, self._has_room = ahead, trio.Event()
+            # Nobody claims meanwhile, so that it grows by no claim; it may fall, and then he looks in vain.
+            self._ahead, self._has_room = ahead(), trio.Event()
             await self._has_room.wait()
-            self._ahead = None
             self._ahead = None
         return room
 

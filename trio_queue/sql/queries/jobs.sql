@@ -2,9 +2,9 @@
 -- column that Procrastinate adds one day changes nothing here.
 
 -- name: defer_jobs
-SELECT unnest(trio_queue_defer_jobs_v1(
+SELECT trio_queue_defer_jobs_v1(
     %(queues)s::text[], %(task_names)s::text[], %(priorities)s::int[], %(locks)s::text[],
-    %(queueing_locks)s::text[], %(args)s::jsonb[], %(scheduled_at)s::timestamptz[])) AS id;
+    %(queueing_locks)s::text[], %(args)s::jsonb[], %(scheduled_at)s::timestamptz[]) AS ids;
 
 -- name: fetch_jobs
 -- Where there was less to claim than asked for, a last row without a job tells in how many seconds one is due: a worker that
@@ -22,12 +22,16 @@ SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, t
 SELECT trio_queue_has_eligible_job_v1(%(queues)s::varchar[]) AS eligible;
 
 -- name: finish_jobs
+-- Answers those jobs whose row is not what was meant: a thousand rows that say "as you said" cost more than the rest.
 SELECT job_id, status
-  FROM trio_queue_finish_jobs_v1(
-    %(worker_id)s::bigint, %(job_ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[],
-    %(retries)s::boolean[], %(retry_at)s::timestamptz[], %(retry_in)s::double precision[],
-    %(priorities)s::int[], %(queues)s::text[], %(locks)s::text[],
-    %(if_abort_requested)s::text[], %(deletes)s::boolean[], %(reasons)s::text[]);
+  FROM ROWS FROM (
+    trio_queue_finish_jobs_v1(
+        %(worker_id)s::bigint, %(job_ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[],
+        %(retries)s::boolean[], %(retry_at)s::timestamptz[], %(retry_in)s::double precision[],
+        %(priorities)s::int[], %(queues)s::text[], %(locks)s::text[],
+        %(if_abort_requested)s::text[], %(deletes)s::boolean[], %(reasons)s::text[]),
+    unnest(%(statuses)s::text[])) AS done (job_id, status, meant)
+ WHERE status IS DISTINCT FROM meant;
 
 -- name: release_jobs
 SELECT job_id, status FROM trio_queue_release_jobs_v1(%(worker_id)s::bigint, %(keep)s::bigint[], %(turn)s::bigint);
