@@ -17,6 +17,11 @@ from trio_queue.jobs import AbortReason, Job
 MAX_UNWRITTEN = 1_000
 
 
+def _row_id(job: Job) -> int:
+    assert job.id is not None, "a claimed job has a row"
+    return job.id
+
+
 @attrs.define(eq=False)
 class RunningJob:
     """A job that this worker claimed and whose row is not written yet."""
@@ -50,12 +55,9 @@ class RunningJob:
     # Shielded: the cancel of the worker never reaches a job by accident.
     scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
     #: The job's id.
-    id: int = attrs.field(init=False)
-
-    @id.default
-    def _(self) -> int:
-        assert self.job.id is not None, "a claimed job has a row"
-        return self.job.id
+    id: int = attrs.field(
+        init=False, default=attrs.Factory(lambda self: _row_id(self.job), takes_self=True)
+    )
 
     def abort(self, reason: AbortReason) -> bool:
         """Ask the job to stop, unless it was asked before. Answers whether this is the first time.
