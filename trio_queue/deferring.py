@@ -143,7 +143,7 @@ class JobDeferrer:
     def _make_jobs(self, batch: tuple[Mapping[str, JSONValue], ...]) -> list[Job]:
         for task_kwargs in batch:
             # One list of dictionaries instead of the dictionaries is the likely slip.
-            if not isinstance(task_kwargs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  callers need not be typed
+            if type(task_kwargs) is not dict and not isinstance(task_kwargs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  callers need not be typed
                 raise InvalidArguments(
                     f"task {self.job.task_name!r}: a batch is deferred by one dictionary of "
                     f"arguments for each job, batch_defer(*dictionaries), not {task_kwargs!r}"

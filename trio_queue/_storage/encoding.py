@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -91,7 +92,7 @@ def encode_args(job: Job, dumps: Dumps | None = None) -> str:
 
     Args:
         job: Whose `task_kwargs` are encoded.
-        dumps: The user's own encoder; None: `json.dumps`.
+        dumps: The user's own encoder; None: the standard one.
 
     Raises:
         InvalidArguments: JSON, or `jsonb`, cannot hold one of them; the task and the argument are
@@ -100,21 +101,47 @@ def encode_args(job: Job, dumps: Dumps | None = None) -> str:
     arguments: Any = job.task_kwargs
     try:
         if dumps is None:
-            text = json.dumps(arguments, allow_nan=False)
-            # Escapes that jsonb may refuse. Both also occur in good text (an astral character is a
-            # pair of surrogates, a backslash may stand before `u0000`): the walk below decides.
-            suspicious = "\\u0000" in text or "\\ud" in text
+            text = _ENCODER.encode(arguments)
+            suspicious = _is_suspicious(text)
         else:
             encoded = dumps(arguments)
             text = encoded if isinstance(encoded, str) else encoded.decode()
             arguments = json.loads(text)
             suspicious = True
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+    except _NOT_JSON as error:
         raise InvalidArguments(_complaint(job, error, dumps)) from error
     if suspicious:
         for place, trouble in _troubles(arguments, ""):
             raise InvalidArguments(_sentence(job, place, trouble))
     return text
+
+
+def encode_batch(jobs: Sequence[Job], dumps: Dumps | None = None) -> str:
+    """The arguments of jobs as one JSON array, in their order. Raises as `encode_args`.
+
+    One document: an array of a thousand small ones costs both sides twice as much.
+    """
+    if dumps is None:
+        with contextlib.suppress(*_NOT_JSON):
+            text = _ENCODER.encode([job.task_kwargs for job in jobs])
+            if not _is_suspicious(text):
+                return text
+    # One at a time, to tell whose arguments are at fault.
+    return f"[{','.join(encode_args(job, dumps) for job in jobs)}]"
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False)
+#: What encoders raise.
+_NOT_JSON = (TypeError, ValueError, RecursionError, OverflowError)
+
+
+def _is_suspicious(text: str) -> bool:
+    """Whether it may have escapes that jsonb refuses.
+
+    Both occur in good text too (an astral character is a pair of surrogates, a backslash may stand
+    before `u0000`): `_troubles` decides.
+    """
+    return "\\u0000" in text or "\\ud" in text
 
 
 def number_array(numbers: Iterable[int]) -> str:
@@ -201,7 +228,7 @@ def _complaint(job: Job, error: Exception, dumps: Dumps | None) -> str:
                 json.dumps(value, allow_nan=False)
             else:
                 json.loads(dumps(value))
-        except (TypeError, ValueError, RecursionError, OverflowError) as alone:
+        except _NOT_JSON as alone:
             place, trouble = next(iter(_safe_troubles(value, name)), (name, str(alone)))
             return _sentence(job, place, trouble)
     return _sentence(job, "", str(error))

@@ -25,6 +25,7 @@ from trio_queue._storage.encoding import (
     check_queue,
     check_text,
     encode_args,
+    encode_batch,
     number_array,
     text_array,
 )
@@ -85,7 +86,7 @@ def _defer_jobs(verb: store.DeferJobs, dumps: Dumps | None) -> dict[str, Any]:
         "locks": _column([job.lock for job in jobs]),
         "queueing_locks": _column([job.queueing_lock for job in jobs]),
         # One for each, alike or not: it tells how many there are.
-        "args": text_array([encode_args(job, dumps) for job in jobs]),
+        "args": encode_batch(jobs, dumps),
         "scheduled_at": _column([job.scheduled_at for job in jobs]),
     }
 

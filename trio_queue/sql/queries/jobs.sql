@@ -4,7 +4,7 @@
 -- name: defer_jobs
 SELECT trio_queue_defer_jobs_v1(
     %(queues)s::text[], %(task_names)s::text[], %(priorities)s::int[], %(locks)s::text[],
-    %(queueing_locks)s::text[], %(args)s::jsonb[], %(scheduled_at)s::timestamptz[]) AS ids;
+    %(queueing_locks)s::text[], ARRAY(SELECT jsonb_array_elements(%(args)s::jsonb)), %(scheduled_at)s::timestamptz[]) AS ids;
 
 -- name: fetch_jobs
 -- Where there was less to claim than asked for, a last row without a job tells in how many seconds one is due: a worker that
