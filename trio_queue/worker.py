@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
+from contextvars import Context, copy_context
 from functools import partial
 
 import trio
@@ -32,7 +33,7 @@ from trio_queue._worker.report import Reporter
 from trio_queue._worker.report_stages import REPORT_INTERVAL, StageReporter
 from trio_queue._worker.rescue import Rescuer
 from trio_queue._worker.run import Runner
-from trio_queue._worker.running import RunningJobs
+from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.services import Supervisor
 from trio_queue._worker.shutdown import Change, Event, Shutdown, Stage
 from trio_queue._worker.signals import heard_signals
@@ -42,6 +43,11 @@ from trio_queue.jobs import AbortReason
 from trio_queue.store import JobStore, Notifications
 
 __all__ = ["Stage", "Worker", "WorkerOptions"]
+
+
+def _start(context: Context, jobs: trio.Nursery, runner: Runner, running: RunningJob) -> None:
+    """Start a job's task, with the worker's context variables: who has made room for it is another job."""
+    context.run(partial(jobs.start_soon, runner.run, running, name=running.job.task_name))
 
 
 class Worker:
@@ -287,9 +293,7 @@ class Worker:
             if notifications is not None:
                 supervised("listen", partial(ear.listen, notifications))
             async with trio.open_nursery() as jobs:
-                self._running.start_with(
-                    lambda running: jobs.start_soon(runner.run, running, name=running.job.task_name)
-                )
+                self._running.start_with(partial(_start, copy_context(), jobs, runner))
                 with intake:
                     async with trio.open_nursery() as intakes:
                         intakes.start_soon(self._supervisor.run, "periodic", periodic.defer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import pytest
 import trio
 import trio.testing
@@ -55,6 +57,23 @@ async def test_so_many_are_claimed_ahead_and_begin_when_others_end(
             steps.may_end.set()
         await wait_until(lambda: connector.statuses == ["succeeded"] * 5)
     assert held.began == [0, 1, 2, 3, 4]
+
+
+async def test_a_job_that_makes_room_for_the_next_does_not_leave_it_its_context_variables(
+    app: App,
+) -> None:
+    variable: ContextVar[str] = ContextVar("variable", default="clean")
+    found: list[str] = []
+
+    @app.task(name="job")
+    async def job() -> None:
+        found.append(variable.get())
+        variable.set("of another job")
+
+    for _ in range(3):
+        await job.defer_async()
+    await work(app, concurrency=1, prefetch=5)
+    assert found == ["clean"] * 3
 
 
 async def test_a_drain_gives_back_what_waits_uncounted(
