@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from enum import Enum
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +13,7 @@ import trio
 from trio_queue.jobs import Job
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class DefersJobs(Protocol):
@@ -79,8 +81,51 @@ class RunsAsyncio(Protocol):
         ...
 
 
+class Hosted(Protocol[T_co]):
+    """A task of the loop that hosts Trio, for which no Trio task waits."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was asked to stop."""
+        ...
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it raised; None: it returned."""
+        ...
+
+    @property
+    def value(self) -> T_co:
+        """What it returned."""
+        ...
+
+    def cancel(self) -> None:
+        """Ask it to stop."""
+        ...
+
+
 class HostsTrio(RunsAsyncio, Protocol):
     """An asyncio loop with Trio as its guest: code crosses both ways."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the loop can run anything: it is not closed."""
+        ...
+
+    def host(
+        self,
+        function: Callable[[], Awaitable[T]],
+        ended: Callable[[Hosted[T]], None],
+        context: Context,
+    ) -> Hosted[T]:
+        """Begin a task of the loop, for which no Trio task waits. From the loop's thread.
+
+        Args:
+            function: Makes what is awaited, in the task.
+            ended: Called once, when it has ended, inside of Trio's run or outside of it.
+            context: Nobody else runs in it.
+        """
+        ...
 
     async def run_trio(self, function: Callable[[], Awaitable[T]]) -> T:
         """Await `function()` in a Trio task, in a copy of the caller's context. From asyncio.

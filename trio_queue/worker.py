@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 
 import trio
@@ -33,7 +33,7 @@ from trio_queue._worker.report import Reporter
 from trio_queue._worker.report_stages import REPORT_INTERVAL, StageReporter
 from trio_queue._worker.rescue import Rescuer
 from trio_queue._worker.run import Runner
-from trio_queue._worker.running import RunningJob, RunningJobs
+from trio_queue._worker.running import RunningJobs
 from trio_queue._worker.services import Supervisor
 from trio_queue._worker.shutdown import Change, Event, Shutdown, Stage
 from trio_queue._worker.signals import heard_signals
@@ -43,11 +43,6 @@ from trio_queue.jobs import AbortReason
 from trio_queue.store import JobStore, Notifications
 
 __all__ = ["Stage", "Worker", "WorkerOptions"]
-
-
-def _start(context: Context, jobs: trio.Nursery, runner: Runner, running: RunningJob) -> None:
-    """Start a job's task, with the worker's context variables: who has made room for it is another job."""
-    context.run(partial(jobs.start_soon, runner.run, running, name=running.job.task_name))
 
 
 class Worker:
@@ -293,15 +288,16 @@ class Worker:
             if notifications is not None:
                 supervised("listen", partial(ear.listen, notifications))
             async with trio.open_nursery() as jobs:
-                self._running.start_with(partial(_start, copy_context(), jobs, runner))
+                self._running.start_with(partial(runner.start, jobs, copy_context()))
                 with intake:
                     async with trio.open_nursery() as intakes:
                         intakes.start_soon(self._supervisor.run, "periodic", periodic.defer)
                         await self._supervisor.run("fetch", fetcher.fetch)
                 # Not before: a claim that is still being cancelled could come after the release.
                 supervised("give back", fetcher.give_back)
-            # A job keeps its place until its row is written: leaving the services would lose it.
-            await self._running.wait_none()
+                # A job is in our hands until its row is written: leaving the services would lose it. And
+                # those that are tasks of an asyncio loop are not in this nursery.
+                await self._running.wait_none()
             services.cancel_scope.cancel(reason="every job has ended and every row is written")
         self._error = runner.exit or completer.error
 

@@ -334,8 +334,11 @@ async def test_a_job_that_is_given_back_in_the_moment_it_gets_its_thread_has_not
     context = JobContext(app=app, job=running.job, start_timestamp=0)
     threads = caller._threads  # pyright: ignore[reportPrivateUsage]  # both happen in one step
 
+    scope = trio.CancelScope(shield=True)
+    running.interrupt = scope.cancel
+
     async def call() -> None:
-        with running.scope:
+        with scope:
             await caller.call(task, running, lambda _: context)
 
     async with trio.open_nursery() as nursery:
@@ -344,6 +347,6 @@ async def test_a_job_that_is_given_back_in_the_moment_it_gets_its_thread_has_not
         await trio.testing.wait_all_tasks_blocked()
         threads.release_on_behalf_of("another job")
         running.give_back()
-    assert running.scope.cancelled_caught
+    assert scope.cancelled_caught
     assert not running.started
     assert began == []

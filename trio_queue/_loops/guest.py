@@ -22,6 +22,7 @@ import trio
 from trio_queue._loops.call import Call
 from trio_queue._loops.crossing import Crossing
 from trio_queue._loops.host_queue import HostQueue
+from trio_queue._loops.hosted import HostedTask
 from trio_queue._loops.waking import woken_by_signals
 from trio_queue.exceptions import TrioAlreadyRuns, TrioQueueException
 from trio_queue.log import Action, fields
@@ -53,6 +54,7 @@ class Guest:
         self._waiting: list[Callable[[], None]] = []
         self._crossings: set[Crossing[Any]] = set()
         self._calls: set[Call[Any]] = set()
+        self._hosted: set[HostedTask[Any]] = set()
         #: Who has to hear of Ctrl-C, and of the end of the loop.
         self.workers: dict[HostedWorker, Callable[[KeyboardInterrupt], None]] = {}
         self._waking = contextlib.ExitStack()
@@ -121,6 +123,11 @@ class Guest:
         for worker in tuple(self.workers):
             worker.ask(who)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the loop can run anything."""
+        return not self.loop.is_closed()
+
     # -- the ways across --------------------------------------------------------------------------
 
     async def run(self, function: Callable[[], Awaitable[T]]) -> T:
@@ -131,6 +138,18 @@ class Guest:
             return await crossing.wait()
         finally:
             self._crossings.discard(crossing)
+
+    def host(
+        self,
+        function: Callable[[], Awaitable[T]],
+        ended: Callable[[HostedTask[T]], None],
+        context: contextvars.Context,
+    ) -> HostedTask[T]:
+        """Begin a task of the loop, for which no Trio task waits. See `HostsTrio`."""
+        task = HostedTask(function, ended, self._hosted.discard, self.loop)
+        self._hosted.add(task)
+        task.start(context)
+        return task
 
     def begin(self, function: Callable[[], Awaitable[T]], *, for_job: bool = False) -> Call[T]:
         """Begin a Trio task, in a copy of the caller's context. From asyncio.
@@ -200,6 +219,9 @@ class Guest:
         for crossing in tuple(self._crossings):
             if crossing.is_cancelled:  # of the others the abort takes care
                 crossing.lose()
+        for hosted in tuple(self._hosted):
+            if hosted.is_cancelled:
+                hosted.lose()
         # Nobody in asyncio ends it any more.
         self.ending = True
         self._end_if_idle()

@@ -15,6 +15,7 @@ from trio_queue._worker.forks import OneProcess
 from trio_queue._worker.running import RunningJob
 from trio_queue.job_context import JobContext
 from trio_queue.middleware import TaskMiddleware, WorkerMiddleware, compose, of_kind
+from trio_queue.owners import HostsTrio
 from trio_queue.tasks import AnyTask
 from trio_queue.types import Flavor
 from trio_queue.utils import is_async_callable
@@ -30,8 +31,10 @@ class _Way:
     task: AnyTask
     flavor: Flavor
     is_async: bool
-    #: Async, in the worker's own Trio loop, with no middleware of its kind around it.
+    #: Async, for the loop that the worker runs in, with no middleware around it: Trio's.
     is_direct: bool
+    #: The same: asyncio's.
+    is_hosted: bool
     #: Around the function, the first one outermost.
     middleware: tuple[Callable[..., Any], ...]
     takes_context: bool
@@ -76,30 +79,57 @@ class Caller:
         Returns and raises what the body does. Cancelled: an async body hears it at its next
         checkpoint; a sync one is not begun where it still waits for a thread, else it goes on.
         """
-        way = self._ways.get(task)
-        if way is None:
-            way = self._ways[task] = self._way(task)
+        way = self._way_of(task)
         context = context_of(running) if way.takes_context else None
         if self._worker_middleware:
             return await self._in_middleware(way, running, context)
         if way.is_direct:
-            # The path of most jobs, with as few steps as it takes: each costs every job its time.
-            self._begin(running, in_thread=False)
-            with OneProcess():
-                if task.pass_context:
-                    return await task.func(context, **running.job.keywords)
-                return await task.func(**running.job.keywords)
+            return await self._call_here(task, running, context)
         return await self._call_task(way, running, context)
 
-    def _way(self, task: AnyTask) -> _Way:
+    def host_of(self, task: AnyTask) -> HostsTrio | None:
+        """The asyncio loop around us, where the jobs of this task are tasks of it, and no more than that."""
+        host = self._flavors.asyncio_host
+        return host if host and self._way_of(task).is_hosted and host.is_open else None
+
+    async def call_hosted(
+        self,
+        task: AnyTask,
+        running: RunningJob,
+        context_of: Callable[[RunningJob], JobContext],
+    ) -> Any:
+        """Run the body of a job in a task of the loop around us. See `call` and `host_of`."""
+        context = context_of(running) if task.pass_context else None
+        return await self._call_here(task, running, context)
+
+    async def _call_here(
+        self, task: AnyTask, running: RunningJob, context: JobContext | None
+    ) -> Any:
+        # The path of most jobs, with as few steps as it takes: each costs every job its time.
+        self._begin(running, in_thread=False)
+        with OneProcess():
+            if task.pass_context:
+                return await task.func(context, **running.job.keywords)
+            return await task.func(**running.job.keywords)
+
+    def _way_of(self, task: AnyTask) -> _Way:
+        way = self._ways.get(task)
+        if way is None:
+            way = self._ways[task] = self._find_way(task)
+        return way
+
+    def _find_way(self, task: AnyTask) -> _Way:
+        host = self._flavors.host
         is_async = is_async_callable(task.func)
         flavor = self._flavors.of(task)
         middleware = (*self._task_middleware[is_async], *task.task_middleware)
+        bare = is_async and flavor == host and not (middleware or self._worker_middleware)
         return _Way(
             task=task,
             flavor=flavor,
             is_async=is_async,
-            is_direct=is_async and not middleware and flavor == "trio" == self._flavors.host,
+            is_direct=bare and flavor == "trio",
+            is_hosted=bare and flavor == "asyncio",
             middleware=middleware,
             takes_context=task.pass_context or bool(middleware or self._worker_middleware),
         )

@@ -42,7 +42,8 @@ class Flavors:
     def __init__(self, app: WorkerOwner, backend: AsyncioBackend | None) -> None:
         self._app = app
         self._backend = backend
-        self._asyncio_host: HostsTrio | None = None
+        #: The asyncio loop whose guest Trio is; None: Trio runs by itself.
+        self.asyncio_host: HostsTrio | None = None
         self._runner: RunsAsyncio | None = None
         self._ready: set[Flavor] = set()
         self._openings: dict[Flavor, _Opening] = {}
@@ -52,7 +53,7 @@ class Flavors:
     @property
     def host(self) -> Flavor:
         """The flavour of the loop that the worker runs in."""
-        return "trio" if self._asyncio_host is None else "asyncio"
+        return "trio" if self.asyncio_host is None else "asyncio"
 
     def of(self, task: AnyTask) -> Flavor:
         """The flavour of a task: its own, else the App's, else the host's."""
@@ -66,7 +67,7 @@ class Flavors:
             ConnectorException: The App cannot be opened for one of them.
             ImportError: trio-asyncio was asked for, and cannot be imported.
         """
-        self._asyncio_host = asyncio_host.get()
+        self.asyncio_host = asyncio_host.get()
         with _bare():
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -120,7 +121,7 @@ class Flavors:
         if flavor == "trio":
             await stack.enter_async_context(opened(connector))
             return
-        runner: RunsAsyncio | None = self._asyncio_host
+        runner: RunsAsyncio | None = self.asyncio_host
         if runner is None:
             runner = await stack.enter_async_context(open_backend(self._backend))
         self._runner = runner
@@ -135,7 +136,7 @@ class Flavors:
 
     def from_host(self, function: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
         """A Trio function, as the code of the host's loop may call it."""
-        host = self._asyncio_host
+        host = self.asyncio_host
         return function if host is None else partial(host.run_trio, function)
 
 

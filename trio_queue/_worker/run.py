@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from contextvars import Context
+from functools import partial
+from typing import Any
 
 import trio
 
@@ -29,6 +33,7 @@ from trio_queue.exceptions import TaskNotFound
 from trio_queue.job_context import JobContext, WorkerOwner
 from trio_queue.jobs import Status
 from trio_queue.log import Action, fields
+from trio_queue.owners import Hosted
 from trio_queue.tasks import AnyTask
 
 
@@ -57,6 +62,39 @@ class Runner:
         #: The first KeyboardInterrupt or SystemExit that a job raised: the worker raises it.
         self.exit: BaseException | None = None
 
+    def start(self, jobs: trio.Nursery, context: Context, running: RunningJob) -> None:
+        """Start a job that has been given a place.
+
+        In a copy of `context`, the worker's: who makes room for it is another job.
+
+        Args:
+            jobs: Where it has its task, if that is one of Trio's.
+            context: The worker's context variables.
+            running: The job.
+        """
+        task = self._app.tasks.get(running.job.task_name)
+        if task is not None and not running.was_stopped and (host := self._caller.host_of(task)):
+            # A task of the asyncio loop around us; a second one of Trio would only wait for it.
+            hosted = host.host(
+                partial(self._caller.call_hosted, task, running, self._context),
+                partial(self._hosted_ended, task, running),
+                context.copy(),
+            )
+            running.interrupt = lambda _: hosted.cancel()
+            return
+        context.run(partial(jobs.start_soon, self.run, running, name=running.job.task_name))
+
+    def _hosted_ended(self, task: AnyTask, running: RunningJob, hosted: Hosted[Any]) -> None:
+        running.interrupt = None  # or the two would hold each other until the garbage is collected
+        outcome: Outcome
+        if hosted.error is None:
+            outcome = Returned(hosted.value)
+        elif hosted.is_cancelled and isinstance(hosted.error, asyncio.CancelledError):
+            outcome = Interrupted()
+        else:
+            outcome = Raised(hosted.error)
+        self._ended(task, running, outcome)
+
     # Ctrl-C is for the worker: in a Trio host without handlers it must reach the main task, not
     # whichever job happens to hold the CPU.
     @trio.lowlevel.enable_ki_protection
@@ -64,6 +102,9 @@ class Runner:
         """Run a job's body to its end and hand on what is to be written."""
         task = self._app.tasks.get(running.job.task_name)
         outcome = self._not_found(running) if task is None else await self._outcome(task, running)
+        self._ended(task, running, outcome)
+
+    def _ended(self, task: AnyTask | None, running: RunningJob, outcome: Outcome) -> None:
         if isinstance(outcome, Raised):
             self._notice_exit(running, outcome.error)
         self._running.body_ended(running)
@@ -75,8 +116,13 @@ class Runner:
         outcome: Outcome = Interrupted()
         if self._shutdown.draining.is_set():
             running.give_back()  # the drain began between the claim and this first step
+        # Shielded: the cancel of the worker never reaches a job by accident.
+        scope = trio.CancelScope(shield=True)
+        running.interrupt = scope.cancel
+        if running.was_stopped:
+            scope.cancel(reason=running.reason.value if running.reason else running.given_back)
         try:
-            with running.scope:
+            with scope:
                 # A scope cancelled beforehand would still run its body to the first checkpoint.
                 await trio.lowlevel.checkpoint_if_cancelled()
                 outcome = Returned(await self._caller.call(task, running, self._context))

@@ -37,7 +37,7 @@ class RunningJob:
     given_back: str | None = None
     #: Lets it go on out of turn, while it waits for a place; None: it does not wait.
     out_of_turn: Callable[[RunningJob], None] | None = None
-    #: False while its body runs in a thread. The cancel of the scope would not reach the thread,
+    #: False while its body runs in a thread. An interrupt would not reach the thread,
     #: but raise inside the job's own calls back into Trio.
     interruptible: bool = True
     #: Its row is somebody else's, whatever it had been asked to stop for before.
@@ -52,8 +52,8 @@ class RunningJob:
     claimed_at: float = 0.0
     #: When it was given a place, by the wall's clock (seconds since the epoch).
     start_timestamp: float = 0.0
-    # Shielded: the cancel of the worker never reaches a job by accident.
-    scope: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+    #: Interrupts its body, given why; None: nothing is there to be interrupted yet.
+    interrupt: Callable[[str], None] | None = None
     #: The job's id.
     id: int = attrs.field(
         init=False, default=attrs.Factory(lambda self: _row_id(self.job), takes_self=True)
@@ -62,14 +62,14 @@ class RunningJob:
     def abort(self, reason: AbortReason) -> bool:
         """Ask the job to stop, unless it was asked before. Answers whether this is the first time.
 
-        The reason is set before the scope is cancelled: a body that wakes up finds it.
+        The reason is set before its body is interrupted, which finds it when it wakes up.
         """
         if self.reason is not None:
             return False
         self.reason = reason
         self.asked_at = trio.current_time()
         if self.interruptible:
-            self.scope.cancel(reason=reason.value)
+            self._interrupt(reason.value)
         self._go_on()
         return True
 
@@ -77,8 +77,17 @@ class RunningJob:
         """Let the job go back to `todo` if its body has not begun."""
         if not self.started and self.reason is None:
             self.given_back = why
-            self.scope.cancel(reason=why)
+            self._interrupt(why)
             self._go_on()
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether it was asked to stop, or is to go back: a body that has not begun does not begin."""
+        return self.reason is not None or self.given_back is not None
+
+    def _interrupt(self, why: str) -> None:
+        if self.interrupt is not None:
+            self.interrupt(why)
 
     def _go_on(self) -> None:
         if self.out_of_turn is not None:
@@ -95,7 +104,7 @@ class RunningJob:
         """The rest of the body runs on Trio: it may be interrupted, by what was asked meanwhile too."""
         self.interruptible = True
         if self.reason is not None:
-            self.scope.cancel(reason=self.reason.value)
+            self._interrupt(self.reason.value)
 
 
 class RunningJobs:
