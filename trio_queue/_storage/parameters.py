@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -46,9 +47,9 @@ class Parameters:
     conninfo: str
     kwargs: dict[str, Any]
 
-    @property
+    @functools.cached_property
     def address(self) -> str:
-        """Names the server, without its password."""
+        """Names the server, without its password. Kept: it takes 0.1 ms, and every statement says it."""
         try:
             return describe_conninfo(self.libpq())
         except ConnectorException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -163,7 +164,12 @@ def address_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any
     """Names the server of the caller's connection."""
     if connection.closed:
         return "the server of a closed connection"
-    return Parameters(connection.info.dsn, {}).address
+    return _address(connection.info.dsn)
+
+
+@functools.lru_cache(maxsize=64)
+def _address(dsn: str) -> str:
+    return Parameters(dsn, {}).address
 
 
 class SyncPsycopgConnector(BaseConnector):
