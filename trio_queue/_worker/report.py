@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from trio_queue._worker.lines import Line
 from trio_queue._worker.options import Options
 from trio_queue._worker.running import RunningJob
 from trio_queue.completion import Completion, Outcome, Raised, Returned
@@ -35,14 +36,15 @@ class Reporter:
         self._options = options
         name = "trio_queue.worker"
         self.logger = logging.getLogger(f"{name}.{options.name}" if options.name else name)
+        self._beginnings = Line(self.logger, logging.INFO, "Starting job %s")
+        self._ends = Line(self.logger, logging.INFO, "%s")
+        self._queues = list(options.queues or [])
 
     def began(self, running: RunningJob) -> None:
         """A job's body begins."""
-        if self.logger.isEnabledFor(logging.INFO):
-            self.logger.info(
-                "Starting job %s",
-                running.job.call_string,
-                extra=self._fields(Action.START_JOB, running),
+        if self._beginnings.is_enabled:
+            self._beginnings.write(
+                running.job.call_string, extra=self._fields(Action.START_JOB, running)
             )
 
     def ended(self, ended: Ended, status: Status | None) -> None:
@@ -50,7 +52,7 @@ class Reporter:
         if status is None:
             self._lease_lost(ended)
             return
-        if status is Status.SUCCEEDED and not self.logger.isEnabledFor(logging.INFO):
+        if status is Status.SUCCEEDED and not self._ends.is_enabled:
             return
         action, said, level = _outcome_line(ended, status)
         if not self.logger.isEnabledFor(level):
@@ -60,22 +62,21 @@ class Reporter:
         text = f"Job {running.job.call_string} {said}, lasted {seconds:.3f} s"
         if isinstance(outcome, Returned) and outcome.result is not None:
             text += f" - Result: {_shown(outcome.result, str)}"[:250]
-        self.logger.log(
-            level,
-            "%s",
-            text,
-            extra=self._fields(
-                action,
-                running,
-                status=status.value,
-                reason=running.reason.value if running.reason else None,
-                start_timestamp=running.start_timestamp,
-                end_timestamp=ended.end_timestamp,
-                duration=seconds,
-                result=outcome.result if isinstance(outcome, Returned) else None,
-            ),
-            exc_info=_worth_a_traceback(outcome, running.reason),
+        extra = self._fields(
+            action,
+            running,
+            status=status.value,
+            reason=running.reason.value if running.reason else None,
+            start_timestamp=running.start_timestamp,
+            end_timestamp=ended.end_timestamp,
+            duration=seconds,
+            result=outcome.result if isinstance(outcome, Returned) else None,
         )
+        error = _worth_a_traceback(outcome, running.reason)
+        if level == logging.INFO and error is None:
+            self._ends.write(text, extra=extra)
+        else:
+            self.logger.log(level, "%s", text, extra=extra, exc_info=error)
 
     def _lease_lost(self, ended: Ended) -> None:
         running = ended.running
@@ -108,18 +109,16 @@ class Reporter:
                 extra=self._fields(Action.OUTCOME_NOT_WRITTEN, ended.running),
             )
 
-    def _worker(self, worker_id: int | None) -> dict[str, Any]:
-        return {
-            "name": self._options.name,
-            "worker_id": worker_id,
-            "queues": list(self._options.queues or []),
-        }
-
     def _fields(self, action: Action, running: RunningJob, **more: Any) -> dict[str, Any]:
         return fields(
             action,
             job=running.job.log_context(),
-            worker={**self._worker(running.worker_id), "job_id": running.job.id},
+            worker={
+                "name": self._options.name,
+                "worker_id": running.worker_id,
+                "queues": self._queues,
+                "job_id": running.id,
+            },
             **more,
         )
 
