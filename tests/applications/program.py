@@ -19,7 +19,9 @@ from tests.cli.processes import ROOT, Process
 from tests.waiting import PATIENCE, wait_until
 
 EXAMPLES = ROOT / "docs" / "examples"
-_ADDRESS = re.compile(r"127\.0\.0\.1:([1-9]\d*) ")
+#: What uvicorn and aiohttp say when they listen, and what those say that are without.
+THEIRS, OURS = "(Press CTRL+C to quit)", "(Ctrl-C stops it)"
+_ADDRESS = re.compile(r"127\.0\.0\.1:([1-9]\d*)\s")
 
 
 class Program:
@@ -60,12 +62,16 @@ class Program:
         self._processes.append(process)
         return process
 
-    def serve(self, command: Sequence[str]) -> Process:
-        """Start a server on a free port, and wait until it listens."""
+    def serve(self, command: Sequence[str], ready: str = THEIRS) -> Process:
+        """Start a server on a free port, and wait until it says where it listens.
+
+        Args:
+            command: As for `start`.
+            ready: What follows on the address.
+        """
         process = self.start(*command)
-        said = process.wait_said("(Press CTRL+C" if "plain" not in command[0] else "(Ctrl-C")
-        found = _ADDRESS.search(said)
-        assert found is not None, said
+        found = _ADDRESS.search(process.wait_said(ready))
+        assert found is not None, process.said
         self._port = int(found[1])
         return process
 
