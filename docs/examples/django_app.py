@@ -33,7 +33,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import django
@@ -71,13 +71,17 @@ queue = trio_queue.App(connector=trio_queue.PsycopgConnector(conninfo=os.environ
 class Order(models.Model):
     """What somebody ordered."""
 
-    product = models.CharField(max_length=100)
-    receipt_sent = models.BooleanField(default=False)
+    product: models.CharField[str, str] = models.CharField(max_length=100)
+    receipt_sent: models.BooleanField[bool, bool] = models.BooleanField(default=False)
 
     class Meta:
         """Where it belongs: a project of many files has this in an application of its own."""
 
         app_label = "shop"
+
+    def __str__(self) -> str:
+        """What a reader of a log wants to see of it."""
+        return self.product
 
 
 # -- the job ---------------------------------------------------------------------------------------
@@ -103,14 +107,14 @@ def send_receipt(order_id: int) -> None:
 # -- the requests ----------------------------------------------------------------------------------
 
 
-class PaymentRefused(Exception):
+class PaymentError(Exception):
     """The card is not good."""
 
 
 def charge(card: str) -> None:
     """Your payment service stands here."""
     if card == "expired":
-        raise PaymentRefused("the card has expired")
+        raise PaymentError("the card has expired")
 
 
 @require_POST
@@ -124,7 +128,7 @@ def place_order(request: HttpRequest) -> JsonResponse:
                 order_id=order.pk
             )
             charge(request.POST.get("card", ""))
-    except PaymentRefused as error:
+    except PaymentError as error:
         return JsonResponse({"error": str(error)}, status=402)
     return JsonResponse({"order": order.pk, "job": job_id}, status=202)
 
@@ -144,7 +148,7 @@ urlpatterns = [path("orders", place_order), path("jobs/<int:job_id>", show_job)]
 # -- the application -------------------------------------------------------------------------------
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 django_application = get_asgi_application()
 

@@ -26,9 +26,7 @@ import trio
 import trio_queue
 from trio_queue.exceptions import TrioQueueException
 
-queue = trio_queue.App(
-    connector=trio_queue.PsycopgConnector(conninfo=os.environ["DATABASE_URL"])
-)
+queue = trio_queue.App(connector=trio_queue.PsycopgConnector(conninfo=os.environ["DATABASE_URL"]))
 
 
 @queue.task(name="make_thumbnails", pass_context=True)

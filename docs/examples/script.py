@@ -22,9 +22,7 @@ import time
 import trio_queue
 from trio_queue.jobs import Status
 
-queue = trio_queue.App(
-    connector=trio_queue.PsycopgConnector(conninfo=os.environ["DATABASE_URL"])
-)
+queue = trio_queue.App(connector=trio_queue.PsycopgConnector(conninfo=os.environ["DATABASE_URL"]))
 
 
 @queue.task(name="make_thumbnails", retry=2)

@@ -27,7 +27,7 @@ import os
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve
+from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType]  # half typed
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -85,7 +85,12 @@ async def main(port: int) -> None:
         async with trio.open_nursery() as working:
             # It hears Ctrl-C and SIGTERM. Here it is ready.
             await working.start(queue.worker(concurrency=10, shutdown_graceful_timeout=20).run)
-            served = functools.partial(serve, app, config, shutdown_trigger=drained.wait)
+            served = functools.partial(
+                serve,
+                app,  # type: ignore[arg-type]  # ASGI, in the types of another
+                config,
+                shutdown_trigger=drained.wait,
+            )
             (address,) = await serving.start(served)
             print(f"Serving {address} (Ctrl-C stops it)", flush=True)
         drained.set()

@@ -114,7 +114,9 @@ class Program:
         """Wait until a job's row has this status."""
         query = "SELECT status::text FROM procrastinate_jobs WHERE id = %s"
         wait_until(
-            lambda: self.rows(query, job_id) == [(status,)], f"job {job_id} to be {status}", 2 * PATIENCE
+            lambda: self.rows(query, job_id) == [(status,)],
+            f"job {job_id} to be {status}",
+            2 * PATIENCE,
         )
 
     def is_gone(self, process: Process) -> None:

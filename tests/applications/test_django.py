@@ -29,7 +29,10 @@ def test_an_orders_receipt_is_sent(program: Program, django: Process) -> None:
     assert program.rows("SELECT product, receipt_sent FROM shop_order") == [("tea", True)]
     # The job's thread has closed Django's connection.
     wait_until(
-        lambda: program.rows("SELECT FROM pg_stat_activity WHERE query LIKE 'UPDATE%%shop_order%%'") == [],
+        lambda: (
+            program.rows("SELECT FROM pg_stat_activity WHERE query LIKE 'UPDATE%%shop_order%%'")
+            == []
+        ),
         "the end of the job's connection",
     )
     stopped(program, django)
