@@ -27,6 +27,8 @@ PAGES = [
     for page in (DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md")))
     if "_build" not in page.parts
 ]
+#: Run by tests/applications; their heads say how they are started.
+APPLICATIONS = sorted((DOCS / "examples").glob("*.py"))
 #: Code that may hold commands: fenced (a unit of systemd and a container file too), indented, inline.
 CODE = re.compile(r"^```[a-z]*\n(.*?)^```|^    (.*?)$|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
 TRIO_QUEUE = re.compile(r"(?:^|[\s/])trio-queue\s+([-\w].*)")
@@ -76,7 +78,7 @@ def shell_lines(page: Path) -> Iterator[list[str]]:
     ("page", "arguments"),
     [
         pytest.param(page, arguments, id=f"{page_id(page)}: {' '.join(arguments)}")
-        for page in PAGES
+        for page in (*PAGES, *APPLICATIONS)
         if page.name != "command-line.md"
         for arguments in shell_lines(page)
     ],
