@@ -12,7 +12,7 @@ Defer a job, and ask what became of it:
     curl http://127.0.0.1:8080/jobs/1
 
 Ctrl-C or SIGTERM stops it: aiohttp answers the requests that it has, then it cleans up, and there the
-worker drains. Ask once: at the second signal aiohttp closes the event loop, which aborts the jobs.
+worker drains. At a second signal it cancels what still runs, and the worker aborts its jobs.
 
 For a worker that is a process of its own, open the queue in `run_queue` and leave out the rest; then
 start, in this directory:
