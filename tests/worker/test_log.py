@@ -152,7 +152,11 @@ async def test_a_long_drain_says_now_and_then_what_it_waits_for(
     ("asks", "third", "told"),
     [
         (0, False, "it aborts in 60.0 s (shutdown_graceful_timeout), abort() aborts now"),
-        (1, False, "it aborts in 60.0 s (shutdown_graceful_timeout), ask again to abort now (as before)"),
+        (
+            1,
+            False,
+            "it aborts in 60.0 s (shutdown_graceful_timeout), ask again to abort now (as before)",
+        ),
         (2, False, "it waits for the end, only SIGKILL ends it sooner"),
         (
             2,
