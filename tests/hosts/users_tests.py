@@ -23,6 +23,7 @@ greeted: dict[str, asyncio.Event] = collections.defaultdict(asyncio.Event)
 
 @app.task(name="greet")
 async def greet(name: str) -> None:
+    await asyncio.sleep(0)
     loops[name] = asyncio.get_running_loop()
     greeted[name].set()
 
