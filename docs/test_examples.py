@@ -1,6 +1,6 @@
 """Every example of the documentation runs, page by page, as a reader would paste it into one module.
 
-Python blocks run in order, in a module named `myapp`; a page that asks for DATABASE_URL gets a fresh
+Python blocks run in order, in a module named `myapp`; an `output` block is what the one before it prints; a page that asks for DATABASE_URL gets a fresh
 database with the queue's tables. Lines of shell blocks that call `trio-queue` are checked against its
 commands and options. A block is left out by no mark whatsoever: what cannot run is not written as
 `python`.
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import click
 import pytest
-from sybil import Sybil
-from sybil.parsers.myst import PythonCodeBlockParser
+from sybil import Example, Sybil
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 
 DOCS = Path(__file__).parent
 PAGES = [
@@ -27,6 +27,8 @@ PAGES = [
     for page in (DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md")))
     if "_build" not in page.parts
 ]
+#: Run by tests/applications; their heads say how they are started.
+APPLICATIONS = sorted((DOCS / "examples").glob("*.py"))
 #: Code that may hold commands: fenced (a unit of systemd and a container file too), indented, inline.
 CODE = re.compile(r"^```[a-z]*\n(.*?)^```|^    (.*?)$|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
 TRIO_QUEUE = re.compile(r"(?:^|[\s/])trio-queue\s+([-\w].*)")
@@ -52,13 +54,21 @@ def test_examples_run(
     myapp: types.ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if DATABASE in page.read_text():
         monkeypatch.setenv(DATABASE, request.getfixturevalue("queue_database"))
-    document = Sybil(parsers=[PythonCodeBlockParser()]).parse(page)
+    printed = ""
+
+    def compare(example: Example) -> None:
+        assert printed == example.parsed, f"{page}:{example.line}"
+
+    parsers = [PythonCodeBlockParser(), CodeBlockParser("output", compare)]
+    document = Sybil(parsers=parsers).parse(page)
     document.namespace = vars(myapp)
     for example in document.examples():
         example.evaluate()
+        printed = capsys.readouterr().out
 
 
 def shell_lines(page: Path) -> Iterator[list[str]]:
@@ -76,7 +86,7 @@ def shell_lines(page: Path) -> Iterator[list[str]]:
     ("page", "arguments"),
     [
         pytest.param(page, arguments, id=f"{page_id(page)}: {' '.join(arguments)}")
-        for page in PAGES
+        for page in (*PAGES, *APPLICATIONS)
         if page.name != "command-line.md"
         for arguments in shell_lines(page)
     ],

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.hosts.application import Application
+from trio_queue import JobContext
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("anyio") is None,
@@ -70,3 +71,29 @@ def test_a_cancelled_task_group_drains_and_a_task_cancel_aborts(
         assert application.statuses == ["aborted"]
 
     anyio.run(main, backend="asyncio")
+
+
+def test_on_trio_a_cancelled_scope_drains(application: Application, anyio: Any) -> None:
+    """There it is `Worker.run`, and tasks are Trio's."""
+    app, saw = application.app, application.saw
+
+    @app.task(name="hold on trio", pass_context=True)
+    async def hold_on_trio(context: JobContext) -> None:
+        scopes[0].cancel()
+        await context.wait_shutting_down()
+        await anyio.sleep(0)
+        saw.append("returned")
+
+    scopes: list[Any] = []
+
+    async def main() -> None:
+        async with app.open_async():
+            await hold_on_trio.defer_async()
+            with anyio.CancelScope() as scope:
+                scopes.append(scope)
+                await app.run_worker_async()
+            assert scope.cancelled_caught
+            assert saw == ["returned"]
+            assert application.statuses == ["succeeded"]
+
+    anyio.run(main, backend="trio")

@@ -236,7 +236,9 @@ class StageReporter:
     def _how(self) -> str:
         """How whoever asked asks again."""
         by_key = self._who in {"SIGINT", "Ctrl-C"} and _is_terminal()
-        return "Ctrl-C" if by_key or self._who == "Ctrl-C" else "another signal"
+        if by_key or self._who == "Ctrl-C":
+            return "Ctrl-C"
+        return "another signal" if self._options.install_signal_handlers else "as before"
 
     def _say(
         self,
