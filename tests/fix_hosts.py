@@ -1,36 +1,108 @@
 """The same test under another host: Trio by itself, or as the guest of an asyncio loop.
 
-A test marked `both_hosts` runs under both. With `--in-asyncio` every test on Trio runs under asyncio
-only, but for those with a clock of their own (a guest has none) and those marked `only_trio`.
+A test marked `both_hosts` runs under both. With `--in-asyncio` every test that runs Trio does so under
+asyncio only; the others, and those marked `only_trio`, are deselected. A test that is not async itself
+runs Trio by `run_trio`, and says so by the mark `runs_trio`.
+
+A fake clock knows nothing of asyncio: here it waits for the host to have nothing to do.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+from unittest import mock
 
 import pytest
 import trio
+import trio.testing
 
+from trio_queue import worker
 from trio_queue._loops.guest import open_guest
+from trio_queue._worker.flavors import Flavors
+from trio_queue.types import Flavor
+
+T = TypeVar("T")
+
+_in_asyncio = False
 
 
-def run_as_guest(
-    main: Callable[[], Awaitable[Any]],
+def run_trio(
+    main: Callable[[], Awaitable[T]],
     *,
     clock: trio.abc.Clock | None = None,
     instruments: Sequence[trio.abc.Instrument] = (),
-) -> Any:
-    """`trio.run` inside of `asyncio.run`: a worker in it is a worker in an asyncio loop."""
-    if clock is not None or instruments:
-        return trio.run(main, clock=clock, instruments=instruments)
+) -> T:
+    """`trio.run`, under the host that the tests run under."""
+    run: Callable[..., T] = run_as_guest if _in_asyncio else trio.run
+    return run(main, clock=clock, instruments=instruments)
 
-    async def host() -> Any:
-        async with open_guest() as guest:
-            return await guest.run_trio(main)
+
+def run_as_guest(
+    main: Callable[[], Awaitable[T]],
+    *,
+    clock: trio.abc.Clock | None = None,
+    instruments: Sequence[trio.abc.Instrument] = (),
+) -> T:
+    """`trio.run` inside of `asyncio.run`: a worker in it is a worker in an asyncio loop."""
+    start = partial(trio.lowlevel.start_guest_run, clock=clock, instruments=instruments)
+
+    async def host() -> T:
+        with mock.patch.object(trio.lowlevel, "start_guest_run", start), _waits_for_host(clock):
+            async with open_guest() as guest:
+                return await guest.run_trio(main)
 
     return asyncio.run(host())
+
+
+@contextmanager
+def _waits_for_host(clock: trio.abc.Clock | None) -> Generator[None]:
+    """Trio is idle where the loop has nothing to call either: a job of asyncio's is on its way."""
+    ready: Sequence[asyncio.Handle] = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType] - asyncio tells nobody when it is idle
+    wait_blocked = trio.testing.wait_all_tasks_blocked
+
+    async def wait_all_tasks_blocked(cushion: float = 0.0) -> None:
+        await wait_blocked(cushion)
+        while ready:
+            await wait_blocked()
+
+    if isinstance(clock, trio.testing.MockClock):
+        jump = clock._autojump  # pyright: ignore[reportPrivateUsage] - nor does Trio ask anybody before it jumps
+
+        def autojump() -> None:
+            if not ready:
+                jump()
+
+        clock._autojump = autojump  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage] - the same
+    with mock.patch.object(trio.testing, "wait_all_tasks_blocked", wait_all_tasks_blocked):
+        yield
+
+
+class _TrioCode(Flavors):
+    """What is written for Trio, as asyncio code: it awaits a Trio task."""
+
+    # Not async: its frame would be the first of a job's traceback that is not the product's.
+    def run(
+        self, flavor: Flavor, function: Callable[[], Awaitable[T]]
+    ) -> Coroutine[Any, Any, T]:
+        if flavor == "asyncio":
+            assert self._asyncio_host is not None, "inside of asyncio"
+            function = partial(self._asyncio_host.run_trio, function)
+        return super().run(flavor, function)
+
+    def from_host(self, function: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
+        return function  # middleware of the worker is written for Trio as well
+
+
+@pytest.fixture
+def jobs_in_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are asyncio tasks where the host is asyncio, though the test has written them for Trio."""
+    if _in_asyncio:
+        monkeypatch.setattr(worker, "Flavors", _TrioCode)
 
 
 HOSTS = [
@@ -48,13 +120,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "both_hosts: runs under Trio, and inside an asyncio loop")
-    config.addinivalue_line("markers", "only_trio: is about a Trio host")
+    global _in_asyncio  # noqa: PLW0603 - tests that are not async need no fixture for it
+    _in_asyncio = config.getoption("--in-asyncio")
+    for marker in (
+        "both_hosts: runs under Trio, and inside an asyncio loop",
+        "only_trio(reason): is about a Trio host",
+        "runs_trio: is not async, and runs Trio by `run_trio`",
+    ):
+        config.addinivalue_line("markers", marker)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    all_in_asyncio = metafunc.config.getoption("--in-asyncio")
+    if not inspect.iscoroutinefunction(metafunc.function):
+        return
     marked = {marker.name for marker in metafunc.definition.iter_markers()}
-    if "only_trio" not in marked and (all_in_asyncio or "both_hosts" in marked):
+    if "only_trio" not in marked and (_in_asyncio or "both_hosts" in marked):
         metafunc.fixturenames.append("host")
-        metafunc.parametrize("host", HOSTS[1:] if all_in_asyncio else HOSTS)
+        metafunc.parametrize("host", HOSTS[1:] if _in_asyncio else HOSTS)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not _in_asyncio:
+        return
+    inside = [item for item in items if _runs_inside_asyncio(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in inside])
+    items[:] = inside
+
+
+def _runs_inside_asyncio(item: pytest.Item) -> bool:
+    assert isinstance(item, pytest.Function)
+    if only_trio := item.get_closest_marker("only_trio"):
+        assert only_trio.args, f"{item.nodeid}: only_trio needs a reason"
+        return False
+    return inspect.iscoroutinefunction(item.function) or "runs_trio" in item.keywords
