@@ -2,7 +2,8 @@
 
 A test marked `both_hosts` runs under both. With `--in-asyncio` every test that runs Trio does so under
 asyncio only; the others, and those marked `only_trio`, are deselected. A test that is not async itself
-runs Trio by `run_trio`, and says so by the mark `runs_trio`.
+runs Trio by `run_trio`, and says so by the mark `runs_trio`. What is about asyncio anyhow and takes its
+time is marked `only_in_asyncio`, and runs only then too.
 
 A fake clock knows nothing of asyncio: here it waits for the host to have nothing to do.
 """
@@ -21,10 +22,12 @@ import pytest
 import trio
 import trio.testing
 
-from trio_queue import worker
+from trio_queue import from_asyncio
+from trio_queue import worker as worker_module
 from trio_queue._loops.guest import open_guest
 from trio_queue._worker.flavors import Flavors
 from trio_queue.types import Flavor
+from trio_queue.worker import Worker
 
 T = TypeVar("T")
 
@@ -42,6 +45,23 @@ def run_trio(
     return run(main, clock=clock, instruments=instruments)
 
 
+def run_worker(worker: Worker, *, clock: trio.abc.Clock | None = None) -> None:
+    """A program whose main task does nothing but run a worker, under the host that the tests run under."""
+
+    async def main() -> None:
+        # A task in which nothing is protected, as in a user's program.
+        await worker.run()
+
+    async def host() -> None:
+        with _guest_with(clock):
+            await from_asyncio.run_worker(worker)
+
+    if _in_asyncio:
+        asyncio.run(host())
+    else:
+        trio.run(main, clock=clock)
+
+
 def run_as_guest(
     main: Callable[[], Awaitable[T]],
     *,
@@ -49,10 +69,9 @@ def run_as_guest(
     instruments: Sequence[trio.abc.Instrument] = (),
 ) -> T:
     """`trio.run` inside of `asyncio.run`: a worker in it is a worker in an asyncio loop."""
-    start = partial(trio.lowlevel.start_guest_run, clock=clock, instruments=instruments)
 
     async def host() -> T:
-        with mock.patch.object(trio.lowlevel, "start_guest_run", start), _waits_for_host(clock):
+        with _guest_with(clock, instruments):
             async with open_guest() as guest:
                 return await guest.run_trio(main)
 
@@ -60,8 +79,15 @@ def run_as_guest(
 
 
 @contextmanager
-def _waits_for_host(clock: trio.abc.Clock | None) -> Generator[None]:
-    """Trio is idle where the loop has nothing to call either: a job of asyncio's is on its way."""
+def _guest_with(
+    clock: trio.abc.Clock | None, instruments: Sequence[trio.abc.Instrument] = ()
+) -> Generator[None]:
+    """The guest that is opened inside of the block has this clock, which knows of the host's loop.
+
+    It takes Trio for idle where the loop has nothing to call either: a job of asyncio's may be on its
+    way.
+    """
+    start = partial(trio.lowlevel.start_guest_run, clock=clock, instruments=instruments)
     ready: Sequence[asyncio.Handle] = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownVariableType] - asyncio tells nobody when it is idle
     wait_blocked = trio.testing.wait_all_tasks_blocked
 
@@ -78,7 +104,10 @@ def _waits_for_host(clock: trio.abc.Clock | None) -> Generator[None]:
                 jump()
 
         clock._autojump = autojump  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage] - the same
-    with mock.patch.object(trio.testing, "wait_all_tasks_blocked", wait_all_tasks_blocked):
+    with (
+        mock.patch.object(trio.lowlevel, "start_guest_run", start),
+        mock.patch.object(trio.testing, "wait_all_tasks_blocked", wait_all_tasks_blocked),
+    ):
         yield
 
 
@@ -86,9 +115,7 @@ class _TrioCode(Flavors):
     """What is written for Trio, as asyncio code: it awaits a Trio task."""
 
     # Not async: its frame would be the first of a job's traceback that is not the product's.
-    def run(
-        self, flavor: Flavor, function: Callable[[], Awaitable[T]]
-    ) -> Coroutine[Any, Any, T]:
+    def run(self, flavor: Flavor, function: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
         if flavor == "asyncio":
             assert self._asyncio_host is not None, "inside of asyncio"
             function = partial(self._asyncio_host.run_trio, function)
@@ -102,7 +129,7 @@ class _TrioCode(Flavors):
 def jobs_in_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are asyncio tasks where the host is asyncio, though the test has written them for Trio."""
     if _in_asyncio:
-        monkeypatch.setattr(worker, "Flavors", _TrioCode)
+        monkeypatch.setattr(worker_module, "Flavors", _TrioCode)
 
 
 HOSTS = [
@@ -126,6 +153,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "both_hosts: runs under Trio, and inside an asyncio loop",
         "only_trio(reason): is about a Trio host",
         "runs_trio: is not async, and runs Trio by `run_trio`",
+        "only_in_asyncio: is about an asyncio host, and costs time: only with --in-asyncio",
     ):
         config.addinivalue_line("markers", marker)
 
@@ -140,16 +168,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not _in_asyncio:
-        return
-    inside = [item for item in items if _runs_inside_asyncio(item)]
-    config.hook.pytest_deselected(items=[item for item in items if item not in inside])
-    items[:] = inside
+    wanted, others = [], []
+    for item in items:
+        (wanted if _is_wanted(item) else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = wanted
 
 
-def _runs_inside_asyncio(item: pytest.Item) -> bool:
-    assert isinstance(item, pytest.Function)
-    if only_trio := item.get_closest_marker("only_trio"):
+def _is_wanted(item: pytest.Item) -> bool:
+    marked = {marker.name for marker in item.iter_markers()}
+    for only_trio in item.iter_markers("only_trio"):
         assert only_trio.args, f"{item.nodeid}: only_trio needs a reason"
+    if not _in_asyncio:
+        return "only_in_asyncio" not in marked
+    if "only_trio" in marked:
         return False
-    return inspect.iscoroutinefunction(item.function) or "runs_trio" in item.keywords
+    is_async = isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function)
+    return is_async or not marked.isdisjoint({"runs_trio", "only_in_asyncio"})

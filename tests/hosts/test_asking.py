@@ -257,7 +257,7 @@ def test_the_loop_ends_while_a_worker_runs(application: Application, run: RunLoo
 
 @on_asyncio
 def test_stop_and_abort_from_asyncio(application: Application, run: RunLoop[None]) -> None:
-    made = the_worker(application)
+    made = the_worker(application.app)
 
     async def main() -> None:
         application.defer("hold")
