@@ -41,8 +41,9 @@ def run_trio(
     instruments: Sequence[trio.abc.Instrument] = (),
 ) -> T:
     """`trio.run`, under the host that the tests run under."""
-    run: Callable[..., T] = run_as_guest if _in_asyncio else trio.run
-    return run(main, clock=clock, instruments=instruments)
+    if _in_asyncio:
+        return run_as_guest(main, clock=clock, instruments=instruments)
+    return trio.run(main, clock=clock, instruments=instruments)
 
 
 def run_worker(worker: Worker, *, clock: trio.abc.Clock | None = None) -> None:
@@ -115,9 +116,10 @@ class _TrioCode(Flavors):
     """What is written for Trio, as asyncio code: it awaits a Trio task."""
 
     # Not async: its frame would be the first of a job's traceback that is not the product's.
-    def run(self, flavor: Flavor, function: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
-        if flavor == "asyncio":
-            assert self._asyncio_host is not None, "inside of asyncio"
+    def run(  # pyright: ignore[reportIncompatibleMethodOverride]  # a coroutine, in other words
+        self, flavor: Flavor, function: Callable[[], Awaitable[T]]
+    ) -> Coroutine[Any, Any, T]:
+        if flavor == "asyncio" and self._asyncio_host is not None:
             function = partial(self._asyncio_host.run_trio, function)
         return super().run(flavor, function)
 
@@ -128,8 +130,7 @@ class _TrioCode(Flavors):
 @pytest.fixture
 def jobs_in_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are asyncio tasks where the host is asyncio, though the test has written them for Trio."""
-    if _in_asyncio:
-        monkeypatch.setattr(worker_module, "Flavors", _TrioCode)
+    monkeypatch.setattr(worker_module, "Flavors", _TrioCode)
 
 
 HOSTS = [
@@ -168,11 +169,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    wanted, others = [], []
-    for item in items:
-        (wanted if _is_wanted(item) else others).append(item)
-    config.hook.pytest_deselected(items=others)
-    items[:] = wanted
+    if others := [item for item in items if not _is_wanted(item)]:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if _is_wanted(item)]
 
 
 def _is_wanted(item: pytest.Item) -> bool:
@@ -183,5 +182,7 @@ def _is_wanted(item: pytest.Item) -> bool:
         return "only_in_asyncio" not in marked
     if "only_trio" in marked:
         return False
-    is_async = isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function)
-    return is_async or not marked.isdisjoint({"runs_trio", "only_in_asyncio"})
+    function: object = getattr(item, "function", None)
+    return inspect.iscoroutinefunction(function) or not marked.isdisjoint(
+        {"runs_trio", "only_in_asyncio"}
+    )
