@@ -105,6 +105,13 @@ class Application:
         ]
 
     @property
+    def stages(self) -> list[str]:
+        """What each worker that has a row is doing."""
+        return [
+            row[0] for row in self.database.execute("SELECT stage::text FROM trio_queue_workers")
+        ]
+
+    @property
     def workers(self) -> int:
         """How many workers have a row."""
         return self.database.execute("SELECT id FROM procrastinate_workers").rowcount

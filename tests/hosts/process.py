@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 
 from trio_queue import App, JobContext, PsycopgConnector
@@ -29,6 +30,18 @@ def main() -> None:
             say("cancelled")
             raise
 
+    @app.task(name="stays")
+    async def stays() -> None:
+        say("began")
+        await asyncio.sleep(3600)
+
+    @app.task(name="deaf")
+    async def deaf() -> None:
+        say("began")
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
     match how:
         case "run_worker":
             app.run_worker()
@@ -38,6 +51,14 @@ def main() -> None:
             import uvloop
 
             uvloop.run(app.run_worker_async())
+        case "third signal":
+            asyncio.run(app.run_worker_async(exit_on_third_signal=True))
+        case "third signal, uvloop":
+            import uvloop
+
+            uvloop.run(app.run_worker_async(exit_on_third_signal=True))
+        case "no handlers":
+            asyncio.run(app.run_worker_async(install_signal_handlers=False))
         case "no handlers, beside other work":
             asyncio.run(beside_other_work(app))
         case "no handlers, no Runner":
