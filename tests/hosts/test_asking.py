@@ -19,8 +19,9 @@ from tests.hosts.application import (
     the_worker,
 )
 from tests.waiting import PATIENCE
-from trio_queue import JobContext
+from trio_queue import App, JobContext
 from trio_queue.exceptions import ConnectorException, NotOnTrio, TrioAlreadyRuns
+from trio_queue.testing import InMemoryConnector
 from trio_queue.worker import Stage
 
 #: How the two loops differ is in signals, closing and callbacks; what is asyncio's own is tried on one.
@@ -398,6 +399,17 @@ def test_trio_runs_in_the_thread_already(application: Application, run: RunLoop[
         await done
 
     run(main())
+
+
+@pytest.mark.parametrize("run", ["run_worker_async", "Worker.run"])
+async def test_an_asyncio_loop_that_a_trio_task_has_started(run: str) -> None:
+    """It blocks Trio, which then can be neither its guest nor go on beside it."""
+    app = App(connector=InMemoryConnector())
+    main = app.run_worker_async() if run == "run_worker_async" else app.worker().run()
+    with pytest.raises(TrioAlreadyRuns, match="run the worker from the Trio code"):
+        asyncio.run(main)
+    # Nothing has come into Trio's way.
+    await app.run_worker_async(wait=False, install_signal_handlers=False)
 
 
 @on_asyncio
