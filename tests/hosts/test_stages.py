@@ -258,6 +258,12 @@ class Desk:
         except SystemExit as error:  # out of a task it would end the loop
             self.exit = error
 
+    def let_go(self) -> None:
+        """Let everything end that waits."""
+        for event in (self._gate, self._thread_gate, self._cleans):
+            event.set()
+        self._store.clear()
+
     async def raised(self, task: asyncio.Task[None]) -> None:
         """Raise what `run_worker_async` has raised, or that it was nothing."""
         await task
@@ -304,12 +310,15 @@ class Desk:
 async def play(connector: Connector, cell: Cell) -> None:
     desk = Desk(connector)
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    task = await desk.start(cell)
-    for step in cell.does.split():
-        what, _, stage = step.partition(":")
-        await desk.do(what, task)
-        if stage:
-            await desk.keeps(Stage(stage), task)
+    try:
+        task = await desk.start(cell)
+        for step in cell.does.split():
+            what, _, stage = step.partition(":")
+            await desk.do(what, task)
+            if stage:
+                await desk.keeps(Stage(stage), task)
+    finally:
+        desk.let_go()  # a test that failed waits for nobody
     with pytest.raises(cell.raises):
         await desk.raised(task)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
