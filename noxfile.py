@@ -73,8 +73,17 @@ def tests_3_13(session: nox.Session) -> None:
 
 @nox.session
 def facade(session: nox.Session) -> None:
-    """The worker's tests on PostgreSQL, all of them inside an asyncio loop."""
-    run_tests(session, "--in-asyncio", "tests/worker_on_postgres")
+    """The contract, all of it inside an asyncio loop: what is not Trio's own (`only_trio` says why)."""
+    folders = (
+        "worker",
+        "worker_on_postgres",
+        "faults_of_the_original",
+        "model",
+        "checkpoints",
+        "conformance",
+        "hosts",
+    )
+    run_tests(session, "--in-asyncio", *(f"tests/{folder}" for folder in folders))
 
 
 @nox.session

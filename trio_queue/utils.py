@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -199,3 +200,13 @@ class AwaitableContext(Generic[T]):
         traceback: TracebackType | None,
     ) -> None:
         await self._close()
+
+
+def in_asyncio_task() -> bool:
+    """Whether an asyncio task runs this; in Trio code: that Trio has started its loop, and waits for it."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        # A guest runs in callbacks of its host's loop, and not in a task.
+        return asyncio is not None and asyncio.current_task() is not None
+    except RuntimeError:
+        return False  # no asyncio loop runs

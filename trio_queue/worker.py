@@ -37,10 +37,11 @@ from trio_queue._worker.running import RunningJobs
 from trio_queue._worker.services import Supervisor
 from trio_queue._worker.shutdown import Change, Event, Shutdown, Stage
 from trio_queue._worker.signals import heard_signals
-from trio_queue.exceptions import NotOnTrio, WorkerAlreadyRan
+from trio_queue.exceptions import NotOnTrio, TrioAlreadyRuns, WorkerAlreadyRan
 from trio_queue.job_context import WorkerOwner
 from trio_queue.jobs import AbortReason
 from trio_queue.store import JobStore, Notifications
+from trio_queue.utils import in_asyncio_task
 
 __all__ = ["Stage", "Worker", "WorkerOptions"]
 
@@ -124,6 +125,7 @@ class Worker:
 
         Raises:
             NotOnTrio: It is awaited in an asyncio loop.
+            TrioAlreadyRuns: The same, and a Trio task has started that loop, and waits for it.
             WorkerAlreadyRan: It ran before.
             ConnectorException: The database is away at the start, or refuses.
             SchemaError: The database has no schema that this version works with.
@@ -137,6 +139,8 @@ class Worker:
         """
         if not trio.lowlevel.in_trio_task():
             raise NotOnTrio
+        if in_asyncio_task():
+            raise TrioAlreadyRuns
         if self._ran:
             raise WorkerAlreadyRan
         self._ran = True
@@ -144,8 +148,9 @@ class Worker:
             task_status.started()
             return  # it was stopped before it ran: nothing is fetched
         self._shutdown.attach()
+        exit_process = self._leave if self.options.exit_on_third_signal else None
         with (
-            heard_signals(self._shutdown, self._reporter.logger, self._exit_process)
+            heard_signals(self._shutdown, self._reporter.logger, exit_process)
             if self.options.install_signal_handlers
             else nullcontext()
         ):
@@ -331,10 +336,6 @@ class Worker:
             task_middleware=tuple(self.options.task_middleware),
             worker_middleware=tuple(self.options.worker_middleware),
         )
-
-    @property
-    def _exit_process(self) -> Callable[[int], None] | None:
-        return self._leave if self.options.exit_on_third_signal else None
 
     def _leave(self, status: int) -> None:
         """The third signal: end the process. Runs in the signal's handler."""

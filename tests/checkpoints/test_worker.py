@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import attrs
 import pytest
+import sniffio
 import trio
 
 from tests.checkpoints.looking import (
@@ -20,11 +22,15 @@ from tests.checkpoints.looking import (
     pool_of,
 )
 from tests.checkpoints.stepping import ENOUGH, Stepwise, places_to_try
+from tests.fix_hosts import run_trio
 from tests.fix_worker import stage_of
 from tests.waiting import eventually
+from tests.worker_on_postgres.bench import give_way
 from trio_queue import App, JobContext, PsycopgConnector, RetryStrategy
 from trio_queue._storage.store import PostgresJobStore
 from trio_queue.worker import Stage, Worker
+
+pytestmark = pytest.mark.runs_trio
 
 #: How many checkpoints a job has.
 LENGTH = 5
@@ -36,7 +42,13 @@ PATIENCE = 60
 
 async def work() -> None:
     for _ in range(LENGTH):
-        await trio.lowlevel.checkpoint()
+        await give_way()
+
+
+def shielded() -> AbstractContextManager[object]:
+    """From a cancel that has come: on Trio it lasts, in asyncio it came once."""
+    on_trio = sniffio.current_async_library() == "trio"
+    return trio.CancelScope(shield=True) if on_trio else nullcontext()
 
 
 @attrs.define
@@ -53,7 +65,10 @@ class Run:
 
 
 def make_run(conninfo: str) -> Run:
-    """Every kind of job: async, sync, of a lock, deferring, retried, with a clean-up of its own."""
+    """Every kind of job: async, sync, of a lock, deferring, retried, with a clean-up of its own.
+
+    The async ones run in whichever loop the host has.
+    """
     app = App(connector=PsycopgConnector(conninfo=conninfo))
 
     @app.task(name="deferring", pass_context=True)
@@ -84,7 +99,7 @@ def make_run(conninfo: str) -> Run:
             await work()
             done(context)
         finally:
-            with trio.CancelScope(shield=True):
+            with shielded():
                 await work()
 
     worker = Worker(
@@ -157,7 +172,7 @@ def run_and_interrupt(
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         watch_store(monkeypatch, run.unclean)
-        trio.run(bounded, instruments=[stepwise])
+        run_trio(bounded, instruments=[stepwise])
     return run
 
 

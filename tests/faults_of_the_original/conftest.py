@@ -13,6 +13,11 @@ from tests.worker_on_postgres.conftest import bench, wired
 __all__ = ["bench", "faulty", "gate", "wired"]
 
 
+@pytest.fixture(autouse=True)
+def _jobs_in_asyncio(jobs_in_asyncio: None) -> None:
+    """Under an asyncio host, jobs are its tasks."""
+
+
 @pytest.fixture
 async def faulty(queue_database: str) -> AsyncGenerator[FaultyBench]:
     """An application on a database of its own, with faults on order."""

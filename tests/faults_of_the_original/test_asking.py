@@ -147,7 +147,7 @@ async def test_12_without_wait_it_runs_what_running_jobs_defer(
 ) -> None:
     """The original returns when nothing is left to fetch, and leaves what its running jobs then defer."""
 
-    @bench.app.task(name="deferring", pass_context=True)
+    @bench.app.task(name="deferring", pass_context=True, flavor="trio")
     async def deferring(context: JobContext, left: int = 2) -> None:
         # Not before the worker has looked again: it must find nothing to fetch first.
         await trio.testing.wait_all_tasks_blocked(0.02)

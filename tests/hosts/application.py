@@ -30,18 +30,14 @@ def run_in_uvloop(main: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(main)
 
 
+needs_uvloop = pytest.mark.skipif(
+    importlib.util.find_spec("uvloop") is None, reason="uvloop has no wheel for this platform"
+)
 on_both_loops = pytest.mark.parametrize(
     "run",
     [
         pytest.param(run_in_asyncio, id="asyncio"),
-        pytest.param(
-            run_in_uvloop,
-            id="uvloop",
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec("uvloop") is None,
-                reason="uvloop has no wheel for this platform",
-            ),
-        ),
+        pytest.param(run_in_uvloop, id="uvloop", marks=needs_uvloop),
     ],
 )
 
@@ -109,6 +105,13 @@ class Application:
         ]
 
     @property
+    def stages(self) -> list[str]:
+        """What each worker that has a row is doing."""
+        return [
+            row[0] for row in self.database.execute("SELECT stage::text FROM trio_queue_workers")
+        ]
+
+    @property
     def workers(self) -> int:
         """How many workers have a row."""
         return self.database.execute("SELECT id FROM procrastinate_workers").rowcount
@@ -158,14 +161,14 @@ def cancelled() -> Generator[None]:
         yield
 
 
-def the_worker(application: Application) -> list[Worker]:
-    """The workers that the application makes, as they are made."""
+def the_worker(app: App) -> list[Worker]:
+    """The workers that an App makes, as they are made."""
     made: list[Worker] = []
-    make = application.app.worker
+    make = app.worker
 
     def note(**options: Any) -> Worker:
         made.append(make(**options))
         return made[-1]
 
-    application.app.worker = note  # type: ignore[method-assign]  # run_worker_async makes them by this
+    app.worker = note  # type: ignore[method-assign]  # run_worker_async makes them by this
     return made

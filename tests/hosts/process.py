@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import sys
+from collections.abc import Coroutine
+from typing import Any
 
 from trio_queue import App, JobContext, PsycopgConnector
 
@@ -14,30 +18,21 @@ def main() -> None:
         connector=PsycopgConnector(conninfo=conninfo, min_size=1),
         flavor="asyncio" if how == "run_worker" else None,
     )
-
     began = asyncio.Event()
-
-    @app.task(name="drains", pass_context=True)
-    async def drains(context: JobContext) -> None:
-        began.set()
-        say("began")
-        try:
-            await context.wait_shutting_down()
-            await asyncio.sleep(0.2)
-            say("returned")
-        except asyncio.CancelledError:
-            say("cancelled")
-            raise
-
+    add_tasks(app, began)
     match how:
         case "run_worker":
             app.run_worker()
         case "handlers":
             asyncio.run(app.run_worker_async())
         case "handlers, uvloop":
-            import uvloop
-
-            uvloop.run(app.run_worker_async())
+            uvloop_run(app.run_worker_async())
+        case "third signal":
+            asyncio.run(app.run_worker_async(exit_on_third_signal=True))
+        case "third signal, uvloop":
+            uvloop_run(app.run_worker_async(exit_on_third_signal=True))
+        case "no handlers":
+            asyncio.run(app.run_worker_async(install_signal_handlers=False))
         case "no handlers, beside other work":
             asyncio.run(beside_other_work(app))
         case "no handlers, no Runner":
@@ -51,6 +46,47 @@ def main() -> None:
         case _:
             raise AssertionError(how)
     say("left")
+
+
+def add_tasks(app: App, began: asyncio.Event) -> None:
+    """What the worker runs; each says when it began."""
+
+    @app.task(name="drains", pass_context=True)
+    async def drains(context: JobContext) -> None:
+        began.set()
+        say("began")
+        try:
+            await context.wait_shutting_down()
+            await asyncio.sleep(0.2)
+            say("returned")
+        except asyncio.CancelledError:
+            say("cancelled")
+            raise
+
+    @app.task(name="presses", pass_context=True)
+    async def presses(context: JobContext) -> None:
+        say("began")
+        await context.wait_shutting_down()
+        # In the loop's own code. (In Trio's, which asyncio does not know, it would tear the worker.)
+        asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            say("cancelled")
+            raise
+
+    @app.task(name="deaf")
+    async def deaf() -> None:
+        say("began")
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(3600)
+
+
+def uvloop_run(main: Coroutine[Any, Any, None]) -> None:
+    import uvloop
+
+    uvloop.run(main)
 
 
 async def beside_other_work(app: App) -> None:

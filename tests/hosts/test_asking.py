@@ -6,6 +6,7 @@ import asyncio
 import signal
 from typing import Any
 
+import psycopg
 import pytest
 import trio
 
@@ -19,8 +20,15 @@ from tests.hosts.application import (
     the_worker,
 )
 from tests.waiting import PATIENCE
-from trio_queue import JobContext
-from trio_queue.exceptions import ConnectorException, NotOnTrio, TrioAlreadyRuns
+from trio_queue import App, JobContext, PsycopgConnector
+from trio_queue.exceptions import (
+    ConnectorException,
+    NotOnTrio,
+    SchemaError,
+    TrioAlreadyRuns,
+    TrioQueueException,
+)
+from trio_queue.testing import InMemoryConnector
 from trio_queue.worker import Stage
 
 #: How the two loops differ is in signals, closing and callbacks; what is asyncio's own is tried on one.
@@ -257,7 +265,7 @@ def test_the_loop_ends_while_a_worker_runs(application: Application, run: RunLoo
 
 @on_asyncio
 def test_stop_and_abort_from_asyncio(application: Application, run: RunLoop[None]) -> None:
-    made = the_worker(application)
+    made = the_worker(application.app)
 
     async def main() -> None:
         application.defer("hold")
@@ -309,6 +317,47 @@ def test_without_a_database_its_error_comes_bare(run: RunLoop[None], queue_datab
         assert not trio.lowlevel.in_trio_run()
 
     run(main())
+
+
+#: What a version of Procrastinate that we do not know has done, and what then is said.
+UNKNOWN_VERSIONS = {
+    "older": (
+        "DROP FUNCTION procrastinate_retry_job_v2",
+        "before 3.10.*procrastinate_retry_job_v2.*apply Procrastinate's own migrations",
+    ),
+    "newer": (
+        (
+            "CREATE TRIGGER procrastinate_trigger_later_v9 AFTER INSERT ON procrastinate_jobs"
+            " FOR EACH ROW EXECUTE FUNCTION procrastinate_trigger_function_status_events_insert_v1()"
+        ),
+        "procrastinate_trigger_later_v9.*take a newer trio_queue",
+    ),
+    "this one, and nobody has applied ours": ("SELECT", "run `trio-queue schema --apply`"),
+}
+
+
+@on_asyncio
+@pytest.mark.parametrize("version", UNKNOWN_VERSIONS)
+def test_a_database_that_it_does_not_know_is_left_alone(
+    run: RunLoop[None], stock_database: str, version: str
+) -> None:
+    change, says = UNKNOWN_VERSIONS[version]
+    with psycopg.connect(stock_database, autocommit=True) as connection:
+        connection.execute(change.encode())
+        connection.execute(
+            "INSERT INTO procrastinate_jobs (queue_name, task_name) VALUES ('q', 'work')"
+        )
+        app = App(connector=PsycopgConnector(conninfo=stock_database))
+
+        async def main() -> None:
+            with pytest.raises(SchemaError, match=says):
+                await app.run_worker_async(wait=False)
+
+        run(main())
+        assert not trio.lowlevel.in_trio_run()
+        rows = connection.execute("SELECT status::text, attempts FROM procrastinate_jobs")
+        assert rows.fetchall() == [("todo", 0)]
+        assert connection.execute("SELECT id FROM procrastinate_workers").rowcount == 0
 
 
 @on_asyncio
@@ -398,6 +447,26 @@ def test_trio_runs_in_the_thread_already(application: Application, run: RunLoop[
         await done
 
     run(main())
+
+
+@on_asyncio
+def test_run_worker_is_for_sync_code(run: RunLoop[None]) -> None:
+    async def main() -> None:
+        with pytest.raises(TrioQueueException, match=r"await app\.run_worker_async\(\) instead"):
+            App(connector=InMemoryConnector()).run_worker()
+
+    run(main())
+
+
+@pytest.mark.parametrize("run", ["run_worker_async", "Worker.run"])
+async def test_an_asyncio_loop_that_a_trio_task_has_started(run: str) -> None:
+    """It blocks Trio, which then can be neither its guest nor go on beside it."""
+    app = App(connector=InMemoryConnector())
+    main = app.run_worker_async() if run == "run_worker_async" else app.worker().run()
+    with pytest.raises(TrioAlreadyRuns, match="run the worker from the Trio code"):
+        asyncio.run(main)
+    # Nothing has come into Trio's way.
+    await app.run_worker_async(wait=False, install_signal_handlers=False)
 
 
 @on_asyncio

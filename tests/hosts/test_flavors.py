@@ -280,6 +280,32 @@ def test_what_a_job_raises_when_it_is_cancelled_is_its_failure(app: App, place: 
     assert statuses(app) == ["succeeded", "failed"]
 
 
+@pytest.mark.parametrize("with_middleware", [False, True])
+def test_a_stray_cancel_of_trio_is_a_failure_and_the_worker_lives(
+    app: App, place: Place, *, with_middleware: bool
+) -> None:
+    """Inside of asyncio middleware too, where it comes from Trio by way of asyncio."""
+
+    async def noting(call_next: Call, context: JobContext, worker: Any) -> Any:
+        return await call_next()
+
+    @app.task(name="job", flavor="trio")
+    async def job() -> None:
+        kept: list[trio.Cancelled] = []
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await trio.lowlevel.checkpoint()
+            except trio.Cancelled as cancelled:
+                kept.append(cancelled)
+        raise kept[0]
+
+    job.defer()
+    job.defer()
+    place.work(app, worker_middleware=[noting] if with_middleware else [], concurrency=1)
+    assert statuses(app) == ["failed", "failed"]
+
+
 @pytest.mark.parametrize("how", ["cancels itself", "raises it"])
 def test_a_stray_cancel_is_a_failure(
     app: App, place: Place, how: str, caplog: pytest.LogCaptureFixture

@@ -256,6 +256,18 @@ def in_guest(test: Callable[[Guest], Awaitable[None]]) -> None:
     assert_trio_can_run()
 
 
+async def raise_stray_cancelled() -> None:
+    """Outside of the scope that was cancelled."""
+    kept: list[trio.Cancelled] = []
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as cancelled:
+            kept.append(cancelled)
+    raise kept[0]
+
+
 def test_asyncio_awaits_trio() -> None:
     async def double(number: int) -> int:
         await trio.lowlevel.checkpoint()
@@ -323,6 +335,38 @@ def test_a_cancel_of_trio_reaches_asyncio_and_back_again() -> None:
 
         await guest.run_trio(outer)
         assert saw == ["inner", "middle", "outer"]
+
+    in_guest(test)
+
+
+def test_a_stray_cancelled_of_trio_is_data_and_ends_no_guest() -> None:
+    async def test(guest: Guest) -> None:
+        with pytest.raises(trio.Cancelled):
+            await guest.run_trio(raise_stray_cancelled)
+        await guest.run_trio(trio.lowlevel.checkpoint)
+
+    in_guest(test)
+
+
+def test_of_a_cancelled_nursery_its_own_error_comes_through() -> None:
+    async def fail_when_cancelled() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("on purpose")
+
+    async def test(guest: Guest) -> None:
+        async def nursery() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                nursery.start_soon(fail_when_cancelled)
+
+        task = asyncio.create_task(guest.run_trio(nursery))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(ExceptionGroup) as caught:
+            await task
+        assert [type(error) for error in caught.value.exceptions] == [ValueError]
 
     in_guest(test)
 

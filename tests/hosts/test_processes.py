@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -10,14 +11,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.hosts.application import Application
-from tests.waiting import PATIENCE
+from tests.hosts.application import Application, cancelled, eventually, needs_uvloop
+from tests.waiting import PATIENCE, wait_until
 
 
 @contextmanager
-def process(application: Application, how: str) -> Generator[subprocess.Popen[str]]:
+def process(
+    application: Application, how: str, job: str = "drains"
+) -> Generator[subprocess.Popen[str]]:
     """The process, whose worker runs a job."""
-    application.defer("drains")
+    application.defer(job)
     with subprocess.Popen(
         [sys.executable, "-m", "tests.hosts.process", how, application.database.info.dsn],
         stdout=subprocess.PIPE,
@@ -79,4 +82,51 @@ def test_a_process_that_leaves_a_stopped_loop_behind_drains_its_worker(
         assert status == 0
         assert out == ["left", "returned"], err
     assert application.statuses == ["succeeded"]
+    assert application.workers == 0
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "third signal",
+        pytest.param("third signal, uvloop", marks=[needs_uvloop, pytest.mark.only_in_asyncio]),
+    ],
+)
+def test_the_third_signal_leaves_at_once_and_another_worker_has_the_job(
+    application: Application, how: str
+) -> None:
+    @application.app.task(name="deaf")
+    async def deaf() -> None:
+        pass
+
+    with process(application, how, "deaf") as started:
+        for stage in ("draining", "aborting"):
+            started.send_signal(signal.SIGTERM)
+            wait_until(lambda stage=stage: application.stages == [stage], stage)
+        assert application.statuses == ["doing"]
+        started.send_signal(signal.SIGTERM)
+        status, _, err = ended(started)
+        assert status == 128 + signal.SIGTERM, err
+        assert "Traceback" not in err
+    assert application.workers == 0, "what it ran is released, and waits for no lease"
+    asyncio.run(rescued(application))
+
+
+async def rescued(application: Application) -> None:
+    worker = asyncio.create_task(application.app.run_worker_async())
+    await eventually(lambda: application.statuses == ["succeeded"], "the rescue")
+    worker.cancel()
+    with cancelled():
+        await worker
+
+
+def test_without_handlers_the_second_ctrl_c_aborts(application: Application) -> None:
+    """By way of asyncio.run(), whose end is the second cancel."""
+    with process(application, "no handlers", "presses") as started:
+        started.send_signal(signal.SIGINT)
+        status, out, err = ended(started)
+        assert status == -signal.SIGINT, err
+        assert out == ["cancelled"]
+        assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert application.statuses == ["aborted"]
     assert application.workers == 0

@@ -13,6 +13,7 @@ import trio
 import trio.testing
 from trio._core import _run  # pyright: ignore[reportPrivateUsage]  # where tasks are shuffled
 
+from tests.fix_hosts import run_trio
 from tests.model.bodies import Bodies
 from tests.model.journal import HUNG, JournalConnector
 from tests.model.record import AbortedByUser, Asked, Pruned, Record
@@ -58,7 +59,7 @@ def play(script: Script) -> Record:
     clock = trio.testing.MockClock(autojump_threshold=0)
     record = Record(script)
     with _repeatable(script.order), _quiet():
-        trio.run(_Play(record, clock).run, clock=clock)
+        run_trio(_Play(record, clock).run, clock=clock)
     return record
 
 

@@ -19,6 +19,8 @@ from tests.model.play import play
 from tests.model.script import ALL, Ending, Ill, JobSpec, OnCancel, Prune, Script, Theft, Trouble
 from tests.model.strategies import SCRIPTS
 
+pytestmark = pytest.mark.runs_trio
+
 SEARCH = os.environ.get("MODEL_SEARCH")
 
 #: What a search once found, and is mended.

@@ -8,9 +8,12 @@ import pytest
 import trio
 import trio.testing
 
+from tests.fix_hosts import run_trio
 from tests.fix_worker import FaultyConnector, stage_of
 from trio_queue import App, JobContext, RetryStrategy, Worker
 from trio_queue.worker import Stage
+
+pytestmark = pytest.mark.runs_trio
 
 #: More steps than a whole run has.
 ENOUGH = 2_000
@@ -78,7 +81,7 @@ def run_and_interrupt(
         with trio.fail_after(PATIENCE), scope:
             await worker.run()
 
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[stepwise])
+    run_trio(main, clock=trio.testing.MockClock(autojump_threshold=0), instruments=[stepwise])
     return connector, worker, stepwise.steps
 
 

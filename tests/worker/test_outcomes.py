@@ -25,6 +25,8 @@ from trio_queue.exceptions import JobAborted
 from trio_queue.jobs import AbortReason, Job
 from trio_queue.store import CancelJob
 
+pytestmark = pytest.mark.both_hosts
+
 
 async def run_interrupted(
     app: App, connector: FaultyConnector, steps: Steps, *, by_user: bool = False, **options: Any

@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.fix_hosts import run_trio, run_worker
 from tests.fix_worker import FaultyConnector, Steps, asleep, stage_of, wait_until
 from trio_queue import App, Worker
 from trio_queue.store import FetchJobs, Verb
@@ -135,16 +136,17 @@ async def test_without_the_option_no_handler_is_installed(app: App) -> None:
         worker.stop()
 
 
+@pytest.mark.runs_trio
 def test_outside_the_main_thread_a_warning_says_that_there_are_no_handlers(
     app: App, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
 
     async def in_thread() -> None:
-        await trio.to_thread.run_sync(lambda: trio.run(Worker(app, wait=False).run))
+        await trio.to_thread.run_sync(lambda: run_worker(Worker(app, wait=False)))
 
     with caplog.at_level(logging.WARNING):
-        trio.run(in_thread)
+        run_trio(in_thread)
     [record] = [record for record in caplog.records if record.name.startswith("trio_queue")]
     assert "Signals are not heard" in record.getMessage()
     assert "install_signal_handlers=False" in record.getMessage()
@@ -152,21 +154,16 @@ def test_outside_the_main_thread_a_warning_says_that_there_are_no_handlers(
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-# -- Ctrl-C in a Trio host, without handlers ------------------------------------------------------
+# -- Ctrl-C, without handlers ------------------------------------------------------
 
 
 def run_until_interrupted(app: App, *, wait: bool = True) -> None:
     """Run a worker, without handlers, as the main task of a program that Ctrl-C ends."""
     worker = Worker(app, install_signal_handlers=False, wait=wait)
-
-    async def main() -> None:
-        # A task in which nothing is protected, as in a user's program.
-        await worker.run()
-
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+            run_worker(worker, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
         signal.signal(signal.SIGINT, before)
     assert stage_of(worker) is Stage.STOPPED
@@ -176,6 +173,7 @@ def ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.runs_trio
 @pytest.mark.promise("What the caller gets / Ctrl-C came, and it has no signal handlers")
 def test_ctrl_c_drains_and_leaves_bare_at_the_end(app: App, connector: FaultyConnector) -> None:
     @app.task(name="job")
@@ -188,6 +186,7 @@ def test_ctrl_c_drains_and_leaves_bare_at_the_end(app: App, connector: FaultyCon
     assert connector.statuses == ["succeeded"]
 
 
+@pytest.mark.runs_trio
 def test_ctrl_c_while_a_job_holds_the_cpu_is_not_the_jobs(
     app: App, connector: FaultyConnector
 ) -> None:
@@ -201,6 +200,7 @@ def test_ctrl_c_while_a_job_holds_the_cpu_is_not_the_jobs(
     assert connector.statuses == ["succeeded"]
 
 
+@pytest.mark.only_trio("asyncio.run() raises the second one in whatever its thread does: see hosts")
 def test_ctrl_c_twice_aborts(app: App, connector: FaultyConnector) -> None:
     @app.task(name="job")
     async def job() -> None:
@@ -213,6 +213,7 @@ def test_ctrl_c_twice_aborts(app: App, connector: FaultyConnector) -> None:
     assert connector.statuses == ["aborted"]
 
 
+@pytest.mark.runs_trio
 @pytest.mark.parametrize(
     "verb",
     [

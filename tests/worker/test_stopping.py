@@ -26,6 +26,8 @@ from trio_queue.store import FetchJobs, RegisterWorker
 from trio_queue.testing import FaultyStore
 from trio_queue.worker import Stage
 
+pytestmark = pytest.mark.both_hosts
+
 
 @pytest.mark.promise(
     "What is promised / 4",

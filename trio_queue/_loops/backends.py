@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import sys
+import logging
 from collections.abc import AsyncGenerator
 from typing import assert_never
 
-from trio_queue._loops.on_trio import open_asyncio_on_trio
+from trio_queue._loops.on_trio import import_trio_asyncio, open_asyncio_on_trio
 from trio_queue._loops.thread import open_asyncio_thread
 from trio_queue.owners import AsyncioBackend, RunsAsyncio
+
+logger: logging.Logger = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
@@ -38,5 +39,9 @@ async def open_backend(backend: AsyncioBackend | None) -> AsyncGenerator[RunsAsy
 
 
 def _can_use_trio_asyncio() -> bool:
-    # Its import fails on Python 3.14: asyncio's policies, which it subclasses, are gone.
-    return sys.version_info < (3, 14) and importlib.util.find_spec("trio_asyncio") is not None
+    try:
+        import_trio_asyncio()
+    except ImportError as error:
+        logger.debug("asyncio tasks run in a thread: %s", error)
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -35,12 +36,12 @@ class Call(Generic[T]):
         """The task. Never raises, but for a cancel from outside of it."""
         try:
             with self.scope:
-                try:
-                    self._value.append(await self._function())
-                except trio.Cancelled:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - it is raised in asyncio
-                    self._error = error
+                self._value.append(await self._function())
+        # Outside of the scope: it has taken its own Cancelled out of any group by now.
+        except BaseException as error:  # it is raised in asyncio
+            if isinstance(error, trio.Cancelled) and trio.current_effective_deadline() == -math.inf:
+                raise  # the guest ends; any other Cancelled is a stray one, of the function's own
+            self._error = error
         finally:
             self._let_go(self)
             if not self.ended.done() and not self.ended.get_loop().is_closed():

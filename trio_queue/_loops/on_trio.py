@@ -37,20 +37,34 @@ class AsyncioOnTrio:
         return await Crossing(function, self._loop).wait()
 
 
+def import_trio_asyncio() -> Any:
+    """The module trio_asyncio.
+
+    Raises:
+        ImportError: It is not installed, or does not fit this Python.
+    """
+    with warnings.catch_warnings():
+        # On Python 3.12 and later it subclasses what asyncio deprecates.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            import trio_asyncio  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]  # it has no types
+        # On Python 3.14 asyncio's policies, which it subclasses, are gone; nothing is changed by then.
+        except AttributeError as error:
+            raise ImportError(
+                f"trio-asyncio does not fit this Python ({error}): "
+                'asyncio_backend="thread" needs nothing of it'
+            ) from error
+    return cast("Any", trio_asyncio)
+
+
 @contextlib.asynccontextmanager
 async def open_asyncio_on_trio() -> AsyncGenerator[RunsAsyncio]:
     """An asyncio loop that trio-asyncio runs, while the block lasts.
 
     Raises:
-        ImportError: trio-asyncio cannot be imported, as on Python 3.14.
+        ImportError: trio-asyncio is not installed, or does not fit this Python.
     """
-    with warnings.catch_warnings():
-        # On Python 3.12 and later it subclasses what asyncio deprecates.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        # It has no types.
-        import trio_asyncio  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]  # it has no types
-
-    open_loop = cast("Any", trio_asyncio).open_loop
+    open_loop = import_trio_asyncio().open_loop
     closing = trio.Event()
 
     async def keep_open(task_status: trio.TaskStatus[asyncio.AbstractEventLoop]) -> None:
