@@ -87,12 +87,13 @@ class Program:
             with refused:
                 return refused.code, _json(refused.read())
 
+    def connect(self) -> socket.socket:
+        """Connect to the server, and say nothing."""
+        return socket.create_connection(("127.0.0.1", self._port), timeout=PATIENCE)
+
     def say(self, line: str) -> str:
         """Send a line, and return the line that is answered."""
-        with (
-            socket.create_connection(("127.0.0.1", self._port), timeout=PATIENCE) as connection,
-            connection.makefile("rw") as file,
-        ):
+        with self.connect() as connection, connection.makefile("rw") as file:
             file.write(f"{line}\n")
             file.flush()
             return file.readline().strip()

@@ -90,6 +90,18 @@ def test_a_request_defers_a_job_and_a_signal_drains(
 
 
 @pytest.mark.parametrize("name", SERVERS)
+def test_a_client_that_says_nothing_holds_up_no_end(program: Program, name: str) -> None:
+    server = SERVERS[name]
+    process = program.serve(server.command, server.ready)
+    with program.connect():
+        # Accepted after that one.
+        program.wait_status(server.defer(program, 1), "succeeded")
+        process.send(signal.SIGTERM)
+        assert process.wait_end() == server.sigterm, process.said
+    program.is_gone(process)
+
+
+@pytest.mark.parametrize("name", SERVERS)
 def test_a_worker_that_cannot_run_ends_the_server(program: Program, name: str) -> None:
     """Here the queue's tables are missing: nobody would work what it defers."""
     program.database.execute("DROP TABLE trio_queue_migrations")
