@@ -20,6 +20,7 @@ import click
 import pytest
 from sybil import Example, Sybil
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+from sybil.typing import Parser
 
 DOCS = Path(__file__).parent
 PAGES = [
@@ -63,7 +64,7 @@ def test_examples_run(
     def compare(example: Example) -> None:
         assert printed == example.parsed, f"{page}:{example.line}"
 
-    parsers = [PythonCodeBlockParser(), CodeBlockParser("output", compare)]
+    parsers: list[Parser] = [PythonCodeBlockParser(), CodeBlockParser("output", compare)]
     document = Sybil(parsers=parsers).parse(page)
     document.namespace = vars(myapp)
     for example in document.examples():
