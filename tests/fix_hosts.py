@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -25,7 +26,11 @@ import trio.testing
 from trio_queue import from_asyncio
 from trio_queue import worker as worker_module
 from trio_queue._loops.guest import open_guest
+from trio_queue._worker.call import Caller
 from trio_queue._worker.flavors import Flavors
+from trio_queue._worker.running import RunningJob
+from trio_queue.job_context import JobContext
+from trio_queue.tasks import AnyTask
 from trio_queue.types import Flavor
 from trio_queue.worker import Worker
 
@@ -119,18 +124,38 @@ class _TrioCode(Flavors):
     def run(  # pyright: ignore[reportIncompatibleMethodOverride]  # a coroutine, in other words
         self, flavor: Flavor, function: Callable[[], Awaitable[T]]
     ) -> Coroutine[Any, Any, T]:
-        if flavor == "asyncio" and self._asyncio_host is not None:
-            function = partial(self._asyncio_host.run_trio, function)
+        if flavor == "asyncio" and self.asyncio_host is not None:
+            function = partial(self.asyncio_host.run_trio, function)
         return super().run(flavor, function)
 
     def from_host(self, function: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
         return function  # middleware of the worker is written for Trio as well
 
 
+class _CallerOfTrioCode(Caller):
+    """The same for jobs that are tasks of the host's loop."""
+
+    def call_hosted(  # pyright: ignore[reportIncompatibleMethodOverride]  # as above
+        self,
+        task: AnyTask,
+        running: RunningJob,
+        context_of: Callable[[RunningJob], JobContext],
+    ) -> Coroutine[Any, Any, Any]:
+        host = self._flavors.asyncio_host
+        assert host is not None
+
+        def func(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+            return host.run_trio(partial(task.func, *args, **kwargs))
+
+        awaits: Any = SimpleNamespace(func=func, pass_context=task.pass_context)
+        return super().call_hosted(awaits, running, context_of)
+
+
 @pytest.fixture
 def jobs_in_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs are asyncio tasks where the host is asyncio, though the test has written them for Trio."""
     monkeypatch.setattr(worker_module, "Flavors", _TrioCode)
+    monkeypatch.setattr(worker_module, "Caller", _CallerOfTrioCode)
 
 
 HOSTS = [

@@ -104,13 +104,8 @@ class Hosted(Protocol[T_co]):
         ...
 
 
-class HostsTrio(RunsAsyncio, Protocol):
-    """An asyncio loop with Trio as its guest: code crosses both ways."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the loop can run anything: it is not closed."""
-        ...
+class HostsJobs(Protocol):
+    """An asyncio loop that runs jobs as its tasks."""
 
     def host(
         self,
@@ -125,6 +120,15 @@ class HostsTrio(RunsAsyncio, Protocol):
             ended: Called once, when it has ended, inside of Trio's run or outside of it.
             context: Nobody else runs in it.
         """
+        ...
+
+
+class HostsTrio(RunsAsyncio, HostsJobs, Protocol):
+    """An asyncio loop with Trio as its guest: code crosses both ways."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the loop can run anything: it is not closed."""
         ...
 
     async def run_trio(self, function: Callable[[], Awaitable[T]]) -> T:

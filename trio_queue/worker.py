@@ -292,7 +292,7 @@ class Worker:
             supervised("poll aborts", ear.poll_aborts)
             if notifications is not None:
                 supervised("listen", partial(ear.listen, notifications))
-            async with trio.open_nursery() as jobs:
+            async with trio.open_nursery() as jobs, runner.hosting():
                 self._running.start_with(partial(runner.start, jobs, copy_context()))
                 with intake:
                     async with trio.open_nursery() as intakes:
@@ -300,9 +300,8 @@ class Worker:
                         await self._supervisor.run("fetch", fetcher.fetch)
                 # Not before: a claim that is still being cancelled could come after the release.
                 supervised("give back", fetcher.give_back)
-                # A job is in our hands until its row is written: leaving the services would lose it. And
-                # those that are tasks of an asyncio loop are not in this nursery.
-                await self._running.wait_none()
+            # A job is in our hands until its row is written: leaving the services would lose it.
+            await self._running.wait_none()
             services.cancel_scope.cancel(reason="every job has ended and every row is written")
         self._error = runner.exit or completer.error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 
 import pytest
 import trio
@@ -22,6 +23,8 @@ from tests.fix_worker import ThreadGate
 from tests.waiting import eventually, within_patience
 from tests.worker_on_postgres.bench import Bench
 from trio_queue import JobContext
+from trio_queue._worker.run import Runner
+from trio_queue._worker.running import RunningJob
 from trio_queue.jobs import AbortReason
 from trio_queue.store import FetchJobs
 from trio_queue.worker import Stage
@@ -58,17 +61,19 @@ async def test_04_a_users_abort_is_heard_while_draining(bench: Bench, by: str) -
     await bench.is_quiet()
 
 
-class AtFirstSpawn(trio.abc.Instrument):
-    """Does something when the first job's task was made, and has not made a step."""
+def when_started(monkeypatch: pytest.MonkeyPatch, then: Callable[[], object]) -> list[int]:
+    """Do something when a job's task was made, and has not made a step; which jobs' it was."""
+    start, started = Runner.start, list[int]()
 
-    def __init__(self, then: Callable[[], object]) -> None:
-        self._then = then
-        self.done = False
+    def start_and(
+        runner: Runner, jobs: trio.Nursery, context: Context, running: RunningJob
+    ) -> None:
+        start(runner, jobs, context, running)
+        started.append(running.id)
+        then()
 
-    def task_spawned(self, task: trio.lowlevel.Task) -> None:
-        if task.name.endswith("Runner.run") and not self.done:
-            self.done = True
-            self._then()
+    monkeypatch.setattr(Runner, "start", start_and)
+    return started
 
 
 @pytest.mark.parametrize("by", ["shutdown", "user"])
@@ -78,13 +83,11 @@ async def test_10_a_job_whose_abort_comes_before_its_first_step_is_not_left_behi
     """The original cancels a task that has not begun and never writes its row: `doing` for ever."""
     ids = faulty.defer("work")
     worker = faulty.worker()
-    at_spawn = AtFirstSpawn(worker.abort)
     if by == "shutdown":
-        trio.lowlevel.add_instrument(at_spawn)
+        started = when_started(monkeypatch, worker.abort)
         async with ended_by(worker) as ended:
             pass
-        trio.lowlevel.remove_instrument(at_spawn)
-        assert at_spawn.done
+        assert started == ids
         assert faulty.statuses() == {ids[0]: ("todo", 0)}
     else:
         was_heard = heard(monkeypatch, "hear_abort")

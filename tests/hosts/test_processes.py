@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_the_third_signal_leaves_at_once_and_another_worker_has_the_job(
     with process(application, how, "deaf") as started:
         for stage in ("draining", "aborting"):
             started.send_signal(signal.SIGTERM)
-            wait_until(lambda stage=stage: application.stages == [stage], stage)
+            wait_until(partial(_is_in, application, stage), stage)
         assert application.statuses == ["doing"]
         started.send_signal(signal.SIGTERM)
         status, _, err = ended(started)
@@ -110,6 +111,10 @@ def test_the_third_signal_leaves_at_once_and_another_worker_has_the_job(
         assert "Traceback" not in err
     assert application.workers == 0, "what it ran is released, and waits for no lease"
     asyncio.run(rescued(application))
+
+
+def _is_in(application: Application, stage: str) -> bool:
+    return application.stages == [stage]
 
 
 async def rescued(application: Application) -> None:

@@ -294,6 +294,7 @@ async def test_the_heartbeat_ends_after_the_last_row_is_written_and_before_the_r
     assert happened == ["finish_jobs", "heartbeat ends", "unregister_worker"]
 
 
+@pytest.mark.both_hosts
 async def test_whatever_breaks_inside_the_jobs_go_on_and_run_ends(
     app: App,
     connector: FaultyConnector,

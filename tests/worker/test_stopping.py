@@ -558,6 +558,7 @@ async def test_a_sync_job_that_waits_for_a_thread_goes_back_uncounted(
     assert len(began) == 1
 
 
+@pytest.mark.both_hosts
 @pytest.mark.promise("What lives in which stage / jobs that were claimed and have not begun")
 @pytest.mark.parametrize("ask", ["stop", "abort"])
 async def test_a_job_that_was_claimed_and_not_stepped_goes_back_uncounted(

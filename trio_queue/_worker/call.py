@@ -15,7 +15,7 @@ from trio_queue._worker.forks import OneProcess
 from trio_queue._worker.running import RunningJob
 from trio_queue.job_context import JobContext
 from trio_queue.middleware import TaskMiddleware, WorkerMiddleware, compose, of_kind
-from trio_queue.owners import HostsTrio
+from trio_queue.owners import HostsJobs
 from trio_queue.tasks import AnyTask
 from trio_queue.types import Flavor
 from trio_queue.utils import is_async_callable
@@ -87,10 +87,9 @@ class Caller:
             return await self._call_here(task, running, context)
         return await self._call_task(way, running, context)
 
-    def host_of(self, task: AnyTask) -> HostsTrio | None:
+    def host_of(self, task: AnyTask) -> HostsJobs | None:
         """The asyncio loop around us, where the jobs of this task are tasks of it, and no more than that."""
-        host = self._flavors.asyncio_host
-        return host if host and self._way_of(task).is_hosted and host.is_open else None
+        return self._flavors.host_of_jobs() if self._way_of(task).is_hosted else None
 
     async def call_hosted(
         self,

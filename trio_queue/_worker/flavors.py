@@ -16,7 +16,7 @@ from trio_queue.completion import leaves
 from trio_queue.connector import BaseConnector, keep_open, let_close
 from trio_queue.exceptions import HostLoopClosed
 from trio_queue.job_context import WorkerOwner
-from trio_queue.owners import AsyncioBackend, HostsTrio, RunsAsyncio, asyncio_host
+from trio_queue.owners import AsyncioBackend, HostsJobs, HostsTrio, RunsAsyncio, asyncio_host
 from trio_queue.tasks import AnyTask
 from trio_queue.types import Flavor
 
@@ -58,6 +58,11 @@ class Flavors:
     def of(self, task: AnyTask) -> Flavor:
         """The flavour of a task: its own, else the App's, else the host's."""
         return task.flavor or self._app.flavor or self.host
+
+    def host_of_jobs(self) -> HostsJobs | None:
+        """The asyncio loop around us, where it can run jobs: not where it is closed."""
+        host = self.asyncio_host
+        return host if host is not None and host.is_open else None
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:

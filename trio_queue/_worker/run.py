@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from contextvars import Context
 from functools import partial
 from typing import Any
@@ -59,6 +61,9 @@ class Runner:
         self._shutdown = shutdown
         self._logger = logger
         self._unknown_tasks: set[str] = set()
+        #: How many jobs are tasks of the asyncio loop around us.
+        self._hosted = 0
+        self._none_hosted = trio.Event()
         #: The first KeyboardInterrupt or SystemExit that a job raised: the worker raises it.
         self.exit: BaseException | None = None
 
@@ -76,13 +81,20 @@ class Runner:
         if task is not None and not running.was_stopped and (host := self._caller.host_of(task)):
             # A task of the asyncio loop around us; a second one of Trio would only wait for it.
             hosted = host.host(
-                partial(self._caller.call_hosted, task, running, self._context),
+                partial(self._run_hosted, task, running),
                 partial(self._hosted_ended, task, running),
                 context.copy(),
             )
             running.interrupt = lambda _: hosted.cancel()
+            self._hosted += 1
             return
         context.run(partial(jobs.start_soon, self.run, running, name=running.job.task_name))
+
+    async def _run_hosted(self, task: AnyTask, running: RunningJob) -> Any:
+        if self._shutdown.draining.is_set():
+            running.give_back()  # the drain began between the claim and this first step
+            raise asyncio.CancelledError
+        return await self._caller.call_hosted(task, running, self._context)
 
     def _hosted_ended(self, task: AnyTask, running: RunningJob, hosted: Hosted[Any]) -> None:
         running.interrupt = None  # or the two would hold each other until the garbage is collected
@@ -94,6 +106,23 @@ class Runner:
         else:
             outcome = Raised(hosted.error)
         self._ended(task, running, outcome)
+        self._hosted -= 1
+        if not self._hosted:
+            self._none_hosted.set()
+
+    @asynccontextmanager
+    async def hosting(self) -> AsyncGenerator[None]:
+        """The block is left, however that comes, when no job is a task of the asyncio loop any more.
+
+        Those are in no nursery that would wait for them.
+        """
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                while self._hosted:
+                    self._none_hosted = trio.Event()
+                    await self._none_hosted.wait()
 
     # Ctrl-C is for the worker: in a Trio host without handlers it must reach the main task, not
     # whichever job happens to hold the CPU.
