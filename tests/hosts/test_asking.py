@@ -458,6 +458,7 @@ def test_run_worker_is_for_sync_code(run: RunLoop[None]) -> None:
     run(main())
 
 
+@pytest.mark.only_trio("a Trio task calls asyncio.run(), which a loop around it refuses by itself")
 @pytest.mark.parametrize("run", ["run_worker_async", "Worker.run"])
 async def test_an_asyncio_loop_that_a_trio_task_has_started(run: str) -> None:
     """It blocks Trio, which then can be neither its guest nor go on beside it."""
