@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import attrs
@@ -33,8 +33,8 @@ class Turns:
         self._at, self._then = at, then
 
     @contextmanager
-    def counted(self) -> Iterator[None]:
-        run = asyncio.Handle._run  # type: ignore[attr-defined]  # pyright: ignore[reportPrivateUsage] - nothing public tells
+    def counted(self) -> Generator[None]:
+        run = asyncio.Handle._run  # pyright: ignore[reportPrivateUsage] - nothing public tells
 
         def run_and_count(handle: asyncio.Handle) -> None:
             self.count += 1
