@@ -156,7 +156,9 @@ class Task(Generic[P, R, Args]):
     @functools.cached_property
     def _takes(self) -> Callable[[AbstractSet[str]], bool]:
         """Whether the function takes arguments of these names; a False is not certain."""
-        parameters = self._signature.parameters if self._signature is not None else {}
+        parameters: Mapping[str, Parameter] = (
+            {} if self._signature is None else self._signature.parameters
+        )
         by_name = {
             name
             for name, parameter in parameters.items()
