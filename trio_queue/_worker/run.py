@@ -88,7 +88,7 @@ class Runner:
             running.interrupt = lambda _: hosted.cancel()
             self._hosted += 1
             return
-        context.run(jobs.start_soon, self.run, running, name=running.job.task_name)
+        context.run(lambda: jobs.start_soon(self.run, running, name=running.job.task_name))
 
     async def _run_hosted(self, task: AnyTask, running: RunningJob) -> Any:
         if self._shutdown.draining.is_set():
