@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import random
 from typing import Any
 
@@ -25,7 +26,9 @@ NAMES = (
 
 def defer(connection: Connection, **arrays: Any) -> list[int]:
     given = {**dict.fromkeys(NAMES), "queues": ["q"], "task_names": ["t"], **arrays}
-    return column(connection, query("defer_jobs"), given)
+    if given["args"] is not None:
+        given["args"] = json.dumps(given["args"])
+    return value(connection, query("defer_jobs"), given)
 
 
 def test_one_job_has_all_that_was_given(connection: Connection) -> None:
@@ -35,7 +38,7 @@ def test_one_job_has_all_that_was_given(connection: Connection) -> None:
         priorities=[5],
         locks=["l"],
         queueing_locks=["k"],
-        args=['{"a": [1, null]}'],
+        args=[{"a": [1, None]}],
         scheduled_at=[moment],
     )
     assert job(connection, made) == {
@@ -58,7 +61,7 @@ def test_one_job_has_all_that_was_given(connection: Connection) -> None:
 @pytest.mark.parametrize("count", [1, 2, 500])
 def test_the_ids_come_in_the_order_of_the_jobs(connection: Connection, count: int) -> None:
     numbers = random.Random(count).sample(range(10_000), count)
-    ids = defer(connection, args=[f'{{"n": {number}}}' for number in numbers])
+    ids = defer(connection, args=[{"n": number} for number in numbers])
     found = dict(rows(connection, "SELECT id, (args->>'n')::int FROM procrastinate_jobs"))
     assert [found[made] for made in ids] == numbers
     assert ids == sorted(ids)

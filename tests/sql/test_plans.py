@@ -195,14 +195,16 @@ def test_the_updates_trigger_joins_by_hashing_even_if_planned_for_one_row(
 ) -> None:
     connection.execute(TABLES["waiting"].encode(), {"n": 2000})
     worker = register(connection)
+    give_back = "UPDATE procrastinate_jobs SET status = 'todo' WHERE id = ANY(%s)"
     for limit in [1] * 8:
-        fetch(connection, worker, limit)
+        connection.execute(give_back, [fetch(connection, worker, limit)])
+    ids = fetch(connection, worker, 1000)
     with plans(connection) as found:
-        fetch(connection, worker, 1000)
+        connection.execute(give_back, [ids])
     joins = [
         node["Node Type"]
         for told in found
-        if "old_rows" in told["Query Text"]
+        if "old_rows o JOIN new_rows n" in told["Query Text"]
         for node in nodes(told["Plan"])
         if node["Node Type"] in {"Hash Join", "Nested Loop", "Merge Join"}
     ]

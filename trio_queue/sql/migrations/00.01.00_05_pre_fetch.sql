@@ -232,45 +232,106 @@ END $$;
 -- wait, 50 ms at most; after that it takes jobs without locks only. Raises foreign_key_violation where the worker is not
 -- registered.
 --
+-- Answers the jobs in their order. Where there was less to claim than asked for, a last row without a job tells in how many seconds
+-- one is due: a worker that has nothing to do asks one question, not two.
+--
 -- An empty answer is not an empty queue: ask trio_queue_has_eligible_job_v1. turn: see trio_queue_take_turn_v1.
-CREATE OR REPLACE FUNCTION trio_queue_fetch_jobs_v1(queues varchar[], worker_id bigint, n int, turn bigint DEFAULT NULL)
-RETURNS SETOF procrastinate_jobs LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION trio_queue_fetch_jobs_v1(queues varchar[], worker bigint, n int, turn bigint DEFAULT NULL)
+RETURNS TABLE (
+    id bigint, queue_name varchar, task_name varchar, priority int, lock text, queueing_lock text, args jsonb, status text,
+    scheduled_at timestamptz, attempts int, abort_requested boolean, worker_id bigint, next_in double precision
+) LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_memoize = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     asked varchar[] := queues;
+    only_queue constant text := queues[1];
+    plain boolean := false;
+    found int;
     picked bigint[];
     patience text := current_setting('lock_timeout');
     last_try constant int := 3;
     try int := 1;
 BEGIN
-    -- Wait for DDL here, not under the short timeout below, where it would be taken for the race.
-    LOCK TABLE procrastinate_jobs IN ROW EXCLUSIVE MODE;
-    IF NOT trio_queue_take_turn_v1(worker_id, turn) THEN
+    IF NOT trio_queue_take_turn_v1(worker, turn) THEN
         RETURN;
     END IF;
-    IF cardinality(asked) > 1 THEN
-        asked := ARRAY(SELECT DISTINCT queue FROM unnest(asked) queue);
+
+    -- Nearly always nothing waits but jobs that are ready and have no lock (stream 3): then the first of them are what is wanted, one
+    -- walk finds and locks them, and no two claims can want the same lock.
+    IF queues IS NULL THEN
+        plain := (SELECT j.id FROM procrastinate_jobs j
+              WHERE j.status = 'todo' AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = 2
+              ORDER BY ~j.priority, j.id LIMIT 1) IS NULL
+            AND (SELECT j.id FROM procrastinate_jobs j
+              WHERE j.status = 'todo' AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = 1
+              AND j.scheduled_at <= now() ORDER BY j.scheduled_at LIMIT 1) IS NULL
+            AND (SELECT j.id FROM procrastinate_jobs j
+              WHERE j.status = 'todo' AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = 0
+              AND j.scheduled_at <= now() ORDER BY j.scheduled_at LIMIT 1) IS NULL;
+    ELSIF cardinality(queues) = 1 THEN
+        plain := (SELECT j.id FROM procrastinate_jobs j
+              WHERE j.queue_name = only_queue AND j.status = 'todo' AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = 2
+              ORDER BY ~j.priority, j.id LIMIT 1) IS NULL
+            AND (SELECT j.id FROM procrastinate_jobs j
+              WHERE j.queue_name = only_queue AND j.status = 'todo' AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = 1
+              AND j.scheduled_at <= now() ORDER BY j.scheduled_at LIMIT 1) IS NULL
+            AND (SELECT j.id FROM procrastinate_jobs j
+              WHERE j.queue_name = only_queue AND j.status = 'todo' AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = 0
+              AND j.scheduled_at <= now() ORDER BY j.scheduled_at LIMIT 1) IS NULL;
     END IF;
-    LOOP
-        BEGIN
-            picked := trio_queue_pick_jobs_v1(asked, n, true, try = last_try);
-            PERFORM set_config('lock_timeout', '50ms', true);
-            UPDATE procrastinate_jobs j SET status = 'doing', worker_id = trio_queue_fetch_jobs_v1.worker_id
-             WHERE j.id = ANY (picked);
-            PERFORM set_config('lock_timeout', patience, true);
-            EXIT;
-        EXCEPTION WHEN unique_violation OR lock_not_available OR deadlock_detected THEN
-            -- The lock of one of them was taken meanwhile: once more with what is visible now, then without locked jobs.
-            IF try = last_try THEN
-                RAISE;
-            END IF;
-            try := CASE WHEN SQLSTATE = '23505' THEN try + 1 ELSE last_try END;
-        END;
-    END LOOP;
-    -- Not RETURN QUERY UPDATE: rows of a try that failed may stay in the answer.
-    RETURN QUERY SELECT j.* FROM procrastinate_jobs j WHERE j.id = ANY (picked) ORDER BY j.priority DESC, j.id;
+    IF plain AND queues IS NULL THEN
+        RETURN QUERY
+        WITH first AS MATERIALIZED (
+            SELECT j.id FROM procrastinate_jobs j
+             WHERE j.status = 'todo' AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = 3
+             ORDER BY ~j.priority, j.id LIMIT greatest(n, 0) FOR NO KEY UPDATE SKIP LOCKED)
+        UPDATE procrastinate_jobs j SET status = 'doing', worker_id = worker FROM first WHERE j.id = first.id
+        RETURNING j.id, j.queue_name, j.task_name, j.priority, j.lock, j.queueing_lock, j.args, text 'doing',
+                  j.scheduled_at, j.attempts, j.abort_requested, j.worker_id, NULL::double precision;
+    ELSIF plain THEN
+        RETURN QUERY
+        WITH first AS MATERIALIZED (
+            SELECT j.id FROM procrastinate_jobs j
+             WHERE j.queue_name = only_queue AND j.status = 'todo' AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = 3
+             ORDER BY ~j.priority, j.id LIMIT greatest(n, 0) FOR NO KEY UPDATE SKIP LOCKED)
+        UPDATE procrastinate_jobs j SET status = 'doing', worker_id = worker FROM first WHERE j.id = first.id
+        RETURNING j.id, j.queue_name, j.task_name, j.priority, j.lock, j.queueing_lock, j.args, text 'doing',
+                  j.scheduled_at, j.attempts, j.abort_requested, j.worker_id, NULL::double precision;
+    ELSE
+        -- Wait for DDL here, not under the short timeout below, where it would be taken for the race.
+        LOCK TABLE procrastinate_jobs IN ROW EXCLUSIVE MODE;
+        IF cardinality(asked) > 1 THEN
+            asked := ARRAY(SELECT DISTINCT queue FROM unnest(asked) queue);
+        END IF;
+        LOOP
+            BEGIN
+                picked := trio_queue_pick_jobs_v1(asked, n, true, try = last_try);
+                PERFORM set_config('lock_timeout', '50ms', true);
+                UPDATE procrastinate_jobs j SET status = 'doing', worker_id = worker WHERE j.id = ANY (picked);
+                PERFORM set_config('lock_timeout', patience, true);
+                EXIT;
+            EXCEPTION WHEN unique_violation OR lock_not_available OR deadlock_detected THEN
+                -- The lock of one of them was taken meanwhile: once more with what is visible now, then without locked jobs.
+                IF try = last_try THEN
+                    RAISE;
+                END IF;
+                try := CASE WHEN SQLSTATE = '23505' THEN try + 1 ELSE last_try END;
+            END;
+        END LOOP;
+        -- Not RETURN QUERY UPDATE: rows of a try that failed may stay in the answer.
+        RETURN QUERY
+        SELECT j.id, j.queue_name, j.task_name, j.priority, j.lock, j.queueing_lock, j.args, text 'doing',
+               j.scheduled_at, j.attempts, j.abort_requested, j.worker_id, NULL::double precision
+          FROM procrastinate_jobs j WHERE j.id = ANY (picked) ORDER BY j.priority DESC, j.id;
+    END IF;
+
+    GET DIAGNOSTICS found = ROW_COUNT;
+    IF found < n THEN
+        next_in := trio_queue_next_scheduled_in_v1(asked);
+        RETURN NEXT;
+    END IF;
 END $$;
 
 -- Whether a job could start now. Takes no locks, and tells what is committed: true while another worker's claim is not.
