@@ -68,7 +68,7 @@ class History:
             (1, self.unregister),
             (1, self.prune),
             (1, self.beat),
-            (2, self.by_hand),
+            (4, self.by_hand),
             (1, self.delete_old),
         ]
         weights, makers = zip(*kinds, strict=True)
@@ -184,6 +184,28 @@ class History:
             (
                 "DELETE FROM procrastinate_jobs WHERE id BETWEEN %s AND %s",
                 [self.job(), self.job()],
+            ),
+            # Many rows at once, to which the same happens, and nearly the same.
+            (
+                "UPDATE procrastinate_jobs SET status = 'doing', worker_id = %s WHERE status = 'todo' AND id %% 3 <> 0",
+                [self.worker()],
+            ),
+            (
+                "UPDATE procrastinate_jobs SET status = 'doing', worker_id = 1 + id %% 2 WHERE status IN ('todo', %s)",
+                [self.r.choice(["todo", "failed"])],
+            ),
+            (
+                "UPDATE procrastinate_jobs SET status = CASE id %% 3 WHEN 0 THEN 'failed' WHEN 1 THEN 'succeeded' ELSE %s END"
+                "::procrastinate_job_status WHERE status = 'doing' AND (worker_id = %s OR %s)",
+                [
+                    self.r.choice(["aborted", "todo", "cancelled", "doing"]),
+                    self.worker(),
+                    self.r.random() < 0.3,
+                ],
+            ),
+            (
+                "UPDATE procrastinate_jobs SET status = 'succeeded', worker_id = %s WHERE status = 'doing'",
+                [self.maybe(self.worker())],
             ),
             (
                 "INSERT INTO procrastinate_events (job_id, type) VALUES (%s, 'started')",
