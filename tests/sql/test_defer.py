@@ -81,6 +81,32 @@ def test_one_element_stands_for_every_job_and_nothing_for_the_default(
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "values"),
+    [
+        ("queues", "queue_name", ["a", "b", "c"]),
+        ("task_names", "task_name", ["a", "b", "c"]),
+        ("priorities", "priority", [1, None, -3]),
+        ("locks", "lock", ["a", None, "c"]),
+        ("queueing_locks", "queueing_lock", [None, "b", "c"]),
+        (
+            "scheduled_at",
+            "scheduled_at",
+            [None, datetime.datetime(2222, 2, 2, tzinfo=datetime.UTC), None],
+        ),
+    ],
+)
+def test_many_arguments_and_one_other_column_are_each_their_own(
+    connection: Connection, name: str, column: str, values: list[Any]
+) -> None:
+    ids = defer(connection, args=[{"n": 1}, {"n": 2}, {"n": 3}], **{name: values})
+    found = [job(connection, made) for made in ids]
+    assert [row["args"] for row in found] == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert [row[column] for row in found] == [
+        0 if name == "priorities" and value is None else value for value in values
+    ]
+
+
 def test_no_jobs_are_no_jobs(connection: Connection) -> None:
     assert defer(connection, **{name: [] for name in NAMES}) == []
 
