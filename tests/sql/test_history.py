@@ -309,12 +309,10 @@ def changed_at_once(number: int) -> tuple[list[list[Any]], list[list[Any]]]:
         return r.sample(values, r.choice([1, 1, 1, 2, 3]))
 
     size = r.randint(1, 6)
-    old_statuses, old_workers = few(["todo", "doing", *statuses]), few([1, 1, 2, 3, None])
-    new_statuses, new_workers = (
-        few(["doing", *statuses]),
-        r.choice([old_workers, few([1, 2, None, 9])]),
-    )
-    paired = r.random() < 0.5
+    old_statuses, new_statuses = few(["todo", "doing", *statuses]), few(["doing", *statuses])
+    # There are workers 1 to 3, and no worker 9.
+    old_workers, new_workers = few([1, 1, 2, 3, None]), few([1, 2, 9, None])
+    paired = r.random() < 0.3
     old, new = list[list[Any]](), list[list[Any]]()
     for place in range(size):
         worker = r.choice(old_workers)
@@ -327,7 +325,7 @@ def test_what_happens_to_many_rows_at_once_happens_to_each(
     connection: Connection, stock: Connection
 ) -> None:
     outcomes: dict[Any, int] = {}
-    for number in range(150 * SCALE):
+    for number in range(300 * SCALE):
         old, new = changed_at_once(number)
         told: list[Any] = []
         for each in (connection, stock):
@@ -352,4 +350,4 @@ def test_what_happens_to_many_rows_at_once_happens_to_each(
         assert told[0] == told[1], (number, old, new)
         outcomes[type(told[0][0])] = outcomes.get(type(told[0][0]), 0) + 1
     assert outcomes[int] > 50
-    assert outcomes[tuple] > 5
+    assert outcomes[tuple] > 20

@@ -77,13 +77,13 @@ BEGIN
            o.ran AND n.ended AND n.worker = o.worker,
            n.worker, o.locks
       INTO all_claimed, all_ended, claimer, free_locks
-      -- worker: the one that all rows name, NULL where there is none such.
+      -- worker: the one that all rows name that name any, NULL where there is none such.
       FROM (SELECT bool_and(status = 'todo') AS waited, bool_and(status = 'doing') AS ran,
-                   CASE WHEN count(worker_id) = count(*) AND min(worker_id) = max(worker_id) THEN min(worker_id) END AS worker,
+                   CASE WHEN min(worker_id) = max(worker_id) THEN min(worker_id) END AS worker,
                    array_agg(DISTINCT lock) FILTER (WHERE lock IS NOT NULL) AS locks
               FROM old_rows) o,
            (SELECT bool_and(status = 'doing') AS run, bool_and(status IN ('succeeded', 'failed', 'aborted')) AS ended,
-                   CASE WHEN count(worker_id) = count(*) AND min(worker_id) = max(worker_id) THEN min(worker_id) END AS worker
+                   CASE WHEN min(worker_id) = max(worker_id) THEN min(worker_id) END AS worker
               FROM new_rows) n;
 
     IF all_claimed THEN
