@@ -309,7 +309,10 @@ def changed_at_once(number: int) -> tuple[list[list[Any]], list[list[Any]]]:
         return r.sample(values, r.choice([1, 1, 1, 2, 3]))
 
     size = r.randint(1, 6)
-    old_statuses, new_statuses = few(["todo", "doing", *statuses]), few(["doing", *statuses])
+    # Claims, ends, and anything.
+    old_statuses, new_statuses = r.choice(
+        [(["todo"], ["doing"]), (["doing"], few(statuses[2:5])), (few(statuses), few(statuses))]
+    )
     # There are workers 1 to 3, and no worker 9.
     old_workers, new_workers = few([1, 1, 2, 3, None]), few([1, 2, 9, None])
     paired = r.random() < 0.3
