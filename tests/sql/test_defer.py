@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.sql.table import Connection, column, events, job, rows, value
+from tests.sql.table import Connection, events, job, rows, value
 from trio_queue._storage.queries import query
 
 NAMES = (

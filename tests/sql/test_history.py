@@ -195,8 +195,10 @@ class History:
                 [self.r.choice(["todo", "failed"])],
             ),
             (
-                "UPDATE procrastinate_jobs SET status = CASE id %% 3 WHEN 0 THEN 'failed' WHEN 1 THEN 'succeeded' ELSE %s END"
-                "::procrastinate_job_status WHERE status = 'doing' AND (worker_id = %s OR %s)",
+                (
+                    "UPDATE procrastinate_jobs SET status = CASE id %% 3 WHEN 0 THEN 'failed' WHEN 1 THEN 'succeeded' ELSE %s END"
+                    "::procrastinate_job_status WHERE status = 'doing' AND (worker_id = %s OR %s)"
+                ),
                 [
                     self.r.choice(["aborted", "todo", "cancelled", "doing"]),
                     self.worker(),
@@ -345,8 +347,10 @@ def test_what_happens_to_many_rows_at_once_happens_to_each(
             each.execute("SET session_replication_role = origin")
             job_ids, statuses, workers = ([*column] for column in zip(*new, strict=True))
             changing = (
-                "UPDATE procrastinate_jobs j SET status = n.status::procrastinate_job_status, worker_id = n.worker_id"
-                " FROM unnest(%s::bigint[], %s::text[], %s::bigint[]) n (id, status, worker_id) WHERE j.id = n.id",
+                (
+                    "UPDATE procrastinate_jobs j SET status = n.status::procrastinate_job_status, worker_id = n.worker_id"
+                    " FROM unnest(%s::bigint[], %s::text[], %s::bigint[]) n (id, status, worker_id) WHERE j.id = n.id"
+                ),
                 [job_ids, statuses, workers],
             )
             told.append((tell(each, changing), state(each, EVENTS)))
