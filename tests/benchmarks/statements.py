@@ -75,10 +75,10 @@ class Backend:
         # Nanoseconds; the clock ticks of `stat` are ten milliseconds each.
         return int(self._schedstat.read_text().split()[0]) / 1e9
 
-    def measured(self, what: str, jobs: int, run: Callable[[], Any]) -> Any:
+    def measured(self, what: str, jobs: int, run: Callable[..., Any], *given: Any) -> Any:
         """Run something and count it. What the backend did after its last answer counts here, too."""
         began = time.perf_counter()
-        result = run()
+        result = run(*given)
         wall = time.perf_counter() - began
         cpu = self._cpu()
         cost = self.costs.setdefault(what, Cost())
@@ -88,9 +88,9 @@ class Backend:
         self._seen = cpu
         return result
 
-    def pass_over(self, run: Callable[[], Any]) -> Any:
+    def pass_over(self, run: Callable[..., Any], *given: Any) -> Any:
         """Run something that does not count."""
-        result = run()
+        result = run(*given)
         time.sleep(0.01)
         self._seen = self._cpu()
         return result
@@ -176,13 +176,13 @@ class Floor(Variant):
 
     def drain(self, jobs: int, size: int, queues: list[str] | None) -> None:  # noqa: ARG002  # as its base
         connection = self.backend.connection
-        self.backend.pass_over(lambda: connection.execute("SET session_replication_role = replica"))
+        self.backend.pass_over(connection.execute, "SET session_replication_role = replica")
         (row,) = connection.execute("SELECT min(id) FROM procrastinate_jobs WHERE status = 'todo'")
         first: int = row[0]
         for start in range(first, first + jobs - size + 1, size):
             ids = list(range(start, start + size))
 
-            def change(kind: str, status: str, ids: list[int] = ids) -> None:
+            def change(kind: str, status: str, ids: list[int]) -> None:
                 with connection.pipeline(), connection.transaction():
                     connection.execute(
                         "UPDATE procrastinate_jobs SET status = %s, worker_id = %s, attempts = 1 WHERE id = ANY(%s)",
@@ -190,13 +190,13 @@ class Floor(Variant):
                     )
                     connection.execute(EVENTS, [kind, ids])
 
-            self.backend.measured("claim", size, lambda c=change: c("started", "doing"))
-            self.backend.measured("complete", size, lambda c=change: c("succeeded", "succeeded"))
-        self.backend.pass_over(lambda: connection.execute("SET session_replication_role = origin"))
+            self.backend.measured("claim", size, change, "started", "doing", ids)
+            self.backend.measured("complete", size, change, "succeeded", "succeeded", ids)
+        self.backend.pass_over(connection.execute, "SET session_replication_role = origin")
 
     def defer(self, jobs: int, size: int) -> None:
         connection = self.backend.connection
-        self.backend.pass_over(lambda: connection.execute("SET session_replication_role = replica"))
+        self.backend.pass_over(connection.execute, "SET session_replication_role = replica")
         texts = [json.dumps({"number": n}) for n in range(size)]
 
         def insert() -> None:
@@ -210,20 +210,49 @@ class Floor(Variant):
 
         for _ in range(jobs // size):
             self.backend.measured("defer", size, insert)
-        self.backend.pass_over(lambda: connection.execute("SET session_replication_role = origin"))
+        self.backend.pass_over(connection.execute, "SET session_replication_role = origin")
 
 
-def run(variants: Sequence[Variant], options: argparse.Namespace, size: int) -> None:
-    """One round of each variant."""
-    queues = options.queues or None
+def one_round(variants: Sequence[Variant], options: argparse.Namespace, size: int) -> None:
+    """Each variant once, in the order given."""
+    jobs = max(min(options.jobs, size * options.calls) // size * size, size)
     for variant in variants:
+        variant.backend.costs.clear()
         for shape in options.shape:
-            jobs = max(min(options.jobs, size * options.calls), size)
-            variant.backend.pass_over(lambda v=variant, s=shape: v.fill(options.jobs, SHAPES[s]))
-            variant.drain(jobs, size, queues)
+            variant.backend.pass_over(variant.fill, options.jobs, SHAPES[shape])
+            variant.drain(jobs, size, options.queues or None)
         if options.defer:
-            variant.backend.pass_over(lambda v=variant: v.fill(0, {}))
-            variant.defer(min(options.jobs, size * options.calls), size)
+            variant.backend.pass_over(variant.fill, 0, {})
+            variant.defer(jobs, size)
+
+
+def measure(
+    variants: Sequence[Variant], options: argparse.Namespace, size: int
+) -> dict[tuple[str, str], list[tuple[float, float]]]:
+    """Rounds in turns; µs of CPU and of time a job, by what was done and by whom."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for number in range(options.rounds):
+        print(f"batches of {size}, round {number + 1}", file=sys.stderr)
+        first = number % len(variants)
+        one_round([*variants[first:], *variants[:first]], options, size)
+        for variant in variants:
+            for what, cost in variant.backend.costs.items():
+                figures = 1e6 * cost.cpu / cost.jobs, 1e6 * cost.wall / cost.jobs
+                found.setdefault((what, variant.name), []).append(figures)
+    return found
+
+
+def tell(found: dict[tuple[str, str], list[tuple[float, float]]], size: int) -> None:
+    """Print the medians."""
+    print(f"\nbatches of {size}: µs a job of the server's CPU (least to most), and of time")
+    for (what, name), figures in sorted(found.items(), key=lambda item: item[0][0]):
+        cpu = [figure[0] for figure in figures]
+        wall = statistics.median(figure[1] for figure in figures)
+        print(
+            f"  {what:9} {name:24} {statistics.median(cpu):8.2f}"
+            f"   ({min(cpu):.2f} to {max(cpu):.2f})   {wall:8.2f}",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -246,37 +275,12 @@ def main() -> None:
         ]
         if options.floor:
             variants.append(Floor.prepared(bench, "floor", ""))
-        for variant in variants:
-            for size in options.sizes:  # plans are made, files grow
-                variant.backend.pass_over(
-                    lambda v=variant, s=size: v.fill(6 * s, SHAPES[options.shape[0]])
-                )
-                variant.drain(6 * size, size, options.queues or None)
+        # Plans are made, files grow.
+        for size in options.sizes:
+            one_round(variants, argparse.Namespace(**{**vars(options), "jobs": 6 * size}), size)
         gc.disable()
         for size in options.sizes:
-            rounds: dict[tuple[str, str], list[tuple[float, float]]] = {}
-            for number in range(options.rounds):
-                print(f"batches of {size}, round {number + 1}", file=sys.stderr)
-                for variant in variants:
-                    variant.backend.costs.clear()
-                # In turns from another one each time.
-                first = number % len(variants)
-                run([*variants[first:], *variants[:first]], options, size)
-                for variant in variants:
-                    for what, cost in variant.backend.costs.items():
-                        figures = 1e6 * cost.cpu / cost.jobs, 1e6 * cost.wall / cost.jobs
-                        rounds.setdefault((what, variant.name), []).append(figures)
-            print(f"\nbatches of {size}: µs a job of the server's CPU (least to most), and of time")
-            for what in ("claim", "complete", "defer"):
-                for variant in variants:
-                    if found := rounds.get((what, variant.name)):
-                        cpu = [figures[0] for figures in found]
-                        wall = statistics.median(figures[1] for figures in found)
-                        print(
-                            f"  {what:9} {variant.name:24} {statistics.median(cpu):8.2f}"
-                            f"   ({min(cpu):.2f} to {max(cpu):.2f})   {wall:8.2f}"
-                        )
-            sys.stdout.flush()
+            tell(measure(variants, options, size), size)
 
 
 if __name__ == "__main__":
