@@ -86,7 +86,9 @@ BEGIN
                    CASE WHEN min(worker_id) = max(worker_id) THEN min(worker_id) END AS worker
               FROM new_rows) n;
 
-    IF all_claimed THEN
+    IF all_claimed IS NULL AND all_ended IS NULL AND NOT EXISTS (SELECT FROM new_rows) THEN
+        RETURN NULL;
+    ELSIF all_claimed THEN
         INSERT INTO procrastinate_events (job_id, type) SELECT id, 'started' FROM new_rows;
         claimers := ARRAY[claimer];
         free_locks := NULL;

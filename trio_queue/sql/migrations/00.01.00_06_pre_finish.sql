@@ -51,12 +51,14 @@ BEGIN
        AND coalesce(cardinality(array_remove(reasons, NULL)), 0) = 0 THEN
         IF statuses[1] = ALL (statuses) AND fences[1] = ALL (fences) THEN
             UPDATE procrastinate_jobs j
-               SET status = first_status::procrastinate_job_status, abort_requested = false, attempts = j.attempts + 1
+               SET status = first_status::procrastinate_job_status, abort_requested = false, attempts = j.attempts + 1,
+                   queue_name = j.queue_name  -- see trio_queue_fetch_jobs_v1
              WHERE j.id = ANY (job_ids) AND j.status::text = 'doing' AND j.worker_id IS NOT DISTINCT FROM holder
                AND j.attempts = first_fence;
         ELSE
             UPDATE procrastinate_jobs j
-               SET status = meant.status::procrastinate_job_status, abort_requested = false, attempts = j.attempts + 1
+               SET status = meant.status::procrastinate_job_status, abort_requested = false, attempts = j.attempts + 1,
+                   queue_name = j.queue_name
               FROM unnest(job_ids, fences, statuses) AS meant (id, attempts, status)
              WHERE j.id = meant.id AND j.status::text = 'doing' AND j.worker_id IS NOT DISTINCT FROM holder
                AND j.attempts = meant.attempts;
