@@ -59,7 +59,8 @@ BEGIN
 END $$;
 
 -- Nearly always the same happened to all rows: one worker claimed them, or those that it ran have ended. One look at each
--- transition table tells so, and then no row of the one need be found in the other.
+-- transition table tells so, and then no row of the one need be found in the other: 0.5 µs a row less, at a claim and at a completion
+-- (batches of 500; the whole trigger costs 1.9, nearly all of it the INSERT).
 --
 -- Else a hash join, whatever the statistics: planned for one row, a nested loop over two transition tables is quadratic for ever.
 CREATE OR REPLACE FUNCTION trio_queue_events_updated_v1() RETURNS trigger LANGUAGE plpgsql

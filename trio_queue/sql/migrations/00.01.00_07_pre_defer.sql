@@ -2,6 +2,10 @@
 -- stands for every job, so that "one task, many arguments" sends its names once. NULL arrays (and priorities or args that are
 -- NULL) mean the default. Raises unique_violation on procrastinate_jobs_queueing_lock_idx_v1 where a job waits with the queueing
 -- lock of one of them.
+--
+-- Server's CPU a job, in batches of 100, 500 and 1,000 (PostgreSQL 18, events written): 8.6, 7.0 and 6.8 µs, where a bare INSERT of the rows
+-- and of the events costs 8.1, 6.8 and 6.7. Measured and not worth it: no sort (alike: the ids would still come in order, but by the plan
+-- alone); COPY of ids drawn before: alike at 1,000 rows, at 10,000 and 100,000 6.4 instead of 7.1 to 7.3.
 CREATE OR REPLACE FUNCTION trio_queue_defer_jobs_v1(
     queue_names text[], task_names text[], priorities int[], locks text[], queueing_locks text[], args jsonb,
     scheduled_ats timestamptz[]

@@ -25,15 +25,17 @@ END $$;
 -- Answers the jobs in their order. Where there was less to claim than asked for, a last row without a job tells in how many seconds
 -- one is due: a worker that has nothing to do asks one question, not two.
 --
--- The UPDATE names columns that it leaves as they are: else PostgreSQL, told that an index key did not change, looks at each full
--- page of that index for old versions to remove, and finds the ones that this very statement made.
+-- The UPDATE names columns that it leaves as they are. Else PostgreSQL, told that an index's key does not change, searches each full
+-- page of that index for old versions to remove, and in vain: they are those of this very statement. (perf: a sixth of all.) What is
+-- not removed then, a vacuum removes.
 --
--- Server's CPU a job, in batches of 500 and of 100 (PostgreSQL 18; the completion not included): 11.4 and 15.5 µs before the walk
--- for plain queues, the naming of columns, and the triggers' look at the whole statement; now 7.9 and 10.6. The bare UPDATE of such
--- rows, all indexes and a bare INSERT of events: 8.0 and 10.1. Tried and lost: walk and UPDATE in one statement (+0.5; by ctid too);
--- UPDATE by ctid (alike); no SET on the functions (-0.05 at 500, -0.3 at 100, and plans that can flip); without a turn (-0.07, -0.3);
--- no row locks, which is wrong, would be worth 0.25; fillfactor 50 or 70 of the table (+0.3). Not ours to change: the three stock
--- indexes on what is not locked cost 2 µs here, 1 at a completion, 1.7 at a defer.
+-- Server's CPU a job, in batches of 100, 500 and 1,000 plain jobs (PostgreSQL 18, events written): 11.0, 7.8 and 7.5 µs; 15.8, 11.6
+-- and 11.1 before the one walk (1.6 less at 500), the named columns (1.7) and the trigger's look at the whole statement (0.5); the bare
+-- UPDATE of such rows and a bare INSERT of the events, all indexes kept: 9.7, 8.1 and 7.6.
+-- Measured and lost: walk and UPDATE in one statement, by id or by ctid (+0.5); two statements by ctid (alike); the functions without
+-- their SET (-0.3 at 100, nothing at 500, and plans that can flip); no turn (-0.3 at 100); fillfactor 50 or 70 of the table (+0.3).
+-- Lost on paper: claim and completion in one statement (one commit less for each batch, 20 µs, and a claim whose answer is lost would
+-- be one with a write that must be repeated).
 --
 -- An empty answer is not an empty queue: ask trio_queue_has_eligible_job_v1. turn: see trio_queue_take_turn_v1.
 CREATE OR REPLACE FUNCTION trio_queue_fetch_jobs_v1(queues varchar[], worker bigint, n int, turn bigint DEFAULT NULL)
