@@ -95,9 +95,12 @@ def finish(
         **dict.fromkeys(UNSAID),
         **said,
     }
-    found = rows(connection, query("finish_jobs"), parameters)
-    assert [row[0] for row in found] == list(job_ids)
-    return [row[1] for row in found]
+    # Told are those jobs whose row is not what was meant.
+    other = rows(connection, query("finish_jobs"), parameters)
+    assert [row[0] for row in other] == [made for made in job_ids if made in dict(other)]
+    meant = dict(zip(job_ids, parameters["statuses"], strict=True))
+    assert all(meant[job_id] != status for job_id, status in other)
+    return [{**meant, **dict(other)}[job_id] for job_id in job_ids]
 
 
 def release(connection: Connection, worker: int, keep: Sequence[int] = ()) -> dict[int, str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import json
 import random
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.sql.table import Connection, column, events, job, rows, value
+from tests.sql.table import Connection, events, job, rows, value
 from trio_queue._storage.queries import query
 
 NAMES = (
@@ -25,7 +26,9 @@ NAMES = (
 
 def defer(connection: Connection, **arrays: Any) -> list[int]:
     given = {**dict.fromkeys(NAMES), "queues": ["q"], "task_names": ["t"], **arrays}
-    return column(connection, query("defer_jobs"), given)
+    if given["args"] is not None:
+        given["args"] = json.dumps(given["args"])
+    return value(connection, query("defer_jobs"), given)
 
 
 def test_one_job_has_all_that_was_given(connection: Connection) -> None:
@@ -35,7 +38,7 @@ def test_one_job_has_all_that_was_given(connection: Connection) -> None:
         priorities=[5],
         locks=["l"],
         queueing_locks=["k"],
-        args=['{"a": [1, null]}'],
+        args=[{"a": [1, None]}],
         scheduled_at=[moment],
     )
     assert job(connection, made) == {
@@ -58,7 +61,7 @@ def test_one_job_has_all_that_was_given(connection: Connection) -> None:
 @pytest.mark.parametrize("count", [1, 2, 500])
 def test_the_ids_come_in_the_order_of_the_jobs(connection: Connection, count: int) -> None:
     numbers = random.Random(count).sample(range(10_000), count)
-    ids = defer(connection, args=[f'{{"n": {number}}}' for number in numbers])
+    ids = defer(connection, args=[{"n": number} for number in numbers])
     found = dict(rows(connection, "SELECT id, (args->>'n')::int FROM procrastinate_jobs"))
     assert [found[made] for made in ids] == numbers
     assert ids == sorted(ids)
@@ -75,6 +78,32 @@ def test_one_element_stands_for_every_job_and_nothing_for_the_default(
         (ids[0], "q", "a", 7, None, {}),
         (ids[1], "q", "b", 7, "l", {}),
         (ids[2], "q", "c", 7, None, {}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "values"),
+    [
+        ("queues", "queue_name", ["a", "b", "c"]),
+        ("task_names", "task_name", ["a", "b", "c"]),
+        ("priorities", "priority", [1, None, -3]),
+        ("locks", "lock", ["a", None, "c"]),
+        ("queueing_locks", "queueing_lock", [None, "b", "c"]),
+        (
+            "scheduled_at",
+            "scheduled_at",
+            [None, datetime.datetime(2222, 2, 2, tzinfo=datetime.UTC), None],
+        ),
+    ],
+)
+def test_many_arguments_and_one_other_column_are_each_their_own(
+    connection: Connection, name: str, column: str, values: list[Any]
+) -> None:
+    ids = defer(connection, args=[{"n": 1}, {"n": 2}, {"n": 3}], **{name: values})
+    found = [job(connection, made) for made in ids]
+    assert [row["args"] for row in found] == [{"n": 1}, {"n": 2}, {"n": 3}]
+    assert [row[column] for row in found] == [
+        0 if name == "priorities" and value is None else value for value in values
     ]
 
 

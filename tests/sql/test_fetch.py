@@ -47,8 +47,11 @@ def taken_over(stock: Connection) -> Connection:
     return stock
 
 
-def fill(connection: Connection, seed: str) -> dict[str, Any]:
-    """Fill the table at random, in one of many shapes; answers what to ask for."""
+def fill(connection: Connection, seed: str, *, plain: bool = False) -> dict[str, Any]:
+    """Fill the table at random, in one of many shapes; answers what to ask for.
+
+    Plain: what waits has no lock and no time that has come.
+    """
     r = random.Random(seed)
     size = r.choice([r.randint(0, 12), r.randint(10, 80), r.randint(80, 400)])
     locks = [f"l{i}" for i in range(r.choice([1, 2, 5, 30, 400]))]
@@ -56,6 +59,8 @@ def fill(connection: Connection, seed: str) -> dict[str, Any]:
     with_lock, scheduled = r.choice([0, 0.3, 0.9, 1]), r.choice([0, 0.2, 0.6, 1])
     due, running, order = r.choice([0, 0.1, 0.5, 0.9, 1]), r.choice([0, 0.1, 0.4]), r.random()
     priorities = r.choice([[0], [0, 1], [-(2**31), -1, 0, 7, 2**31 - 1]])
+    if plain:
+        with_lock, due = 0, 0
     table: list[tuple[str, int, str | None, int | None, str]] = []
     busy: set[str] = set()
     for _ in range(size):
@@ -79,7 +84,9 @@ def fill(connection: Connection, seed: str) -> dict[str, Any]:
     connection.execute(FILL, columns or [[], [], [], [], []])
     connection.execute("SET session_replication_role = origin")
     some = [r.choice(queues), r.choice(queues), "none"]
-    asked = r.choice([None, None, queues[:1], some, queues, [], ["none", None]])
+    asked = r.choice([None, None, queues[:1], some, queues, [], ["none", None], [None]])
+    if plain:
+        asked = r.choice([None, queues[:1], queues[-1:]])
     return {"queues": asked, "turn": None, "limit": r.randint(1, 20)}
 
 
@@ -114,6 +121,21 @@ def test_a_batch_takes_what_so_many_single_claims_take_in_their_order(
     assert taken > 60
 
 
+def test_without_locks_and_due_jobs_a_batch_is_so_many_single_claims_too(
+    connection: Connection,
+) -> None:
+    worker = register(connection)
+    taken = 0
+    for number in range(60 * SCALE):
+        with connection.transaction():
+            filled = fill(connection, f"plain {number}", plain=True)
+            asked = {**filled, "worker_id": worker}
+            expected = tried(connection, ONE_BY_ONE, asked)
+            assert tried(connection, AT_ONCE, asked) == expected, number
+            taken += len(expected[0])
+    assert taken > 120
+
+
 @pytest.fixture
 def second(queue_database: str) -> Iterator[Connection]:
     with connect(queue_database) as second:
@@ -128,7 +150,8 @@ def test_beside_an_open_claim_the_jobs_that_follow_are_taken_at_once(
     with connect(queue_database) as first:
         for number in range(30 * SCALE):
             with connection.transaction():
-                asked = {**fill(connection, f"beside {number}"), "worker_id": worker}
+                filled = fill(connection, f"beside {number}", plain=number % 3 == 0)
+                asked = {**filled, "worker_id": worker}
             some = random.Random(number).randint(1, 60)
             expected, _ = tried(connection, AT_ONCE, {**asked, "limit": 200})
             taken, following = list[int](), list[int]()
@@ -268,9 +291,9 @@ class Race:
             self.held.difference_update(job_id for job_id, _, _ in done)
             self.held_locks.difference_update(lock for _, _, lock in done if lock is not None)
         statuses = ["todo" if r.random() < 0.1 else "succeeded" for _ in done]
-        found = rows(
+        lost = rows(
             connection,
-            "SELECT status FROM trio_queue_finish_jobs_v1(%s, %s, %s, %s, %s,"
+            "SELECT job_id, status FROM trio_queue_finish_jobs_v1(%s, %s, %s, %s, %s,"
             " NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
             [
                 worker,
@@ -280,7 +303,7 @@ class Race:
                 [status == "todo" for status in statuses],
             ],
         )
-        assert [row[0] for row in found] == statuses
+        assert lost == []
 
 
 def test_raced_by_many_every_job_runs_once_and_no_lock_twice(

@@ -86,8 +86,42 @@ def test_a_write_that_is_not_ours_changes_nothing(connection: Connection, worker
                 # Gone, and meant to be: that counts as written.
                 "succeeded" if "deletes" in said and statuses == "succeeded" else None,
             ]
+            # All with one attempt, which is not the row's.
+            assert finish(connection, worker, [earlier, theirs], "failed", 1) == [None, None]
     assert rows(connection, "SELECT * FROM procrastinate_jobs ORDER BY id") == before
     assert events(connection, theirs) == ["deferred", "started"]
+    assert details(connection, theirs) == details(connection, earlier) == []
+
+
+@pytest.mark.parametrize("attempts", [[0, 0, 0], [0, 3, 0]])
+def test_a_batch_of_ends_has_each_its_own(
+    connection: Connection, worker: int, attempts: list[int]
+) -> None:
+    ids = [insert(connection, attempts=number) for number in attempts]
+    assert fetch(connection, worker) == ids
+    meant = ["succeeded", "failed", "aborted"]
+    assert finish(connection, worker, ids, meant, attempts) == meant
+    assert [job(connection, made)["status"] for made in ids] == meant
+    assert [job(connection, made)["attempts"] for made in ids] == [n + 1 for n in attempts]
+    assert [events(connection, made)[-1] for made in ids] == meant
+
+
+def test_given_back_after_a_users_request_it_ends_and_says_so(
+    connection: Connection, worker: int
+) -> None:
+    ids = [insert(connection) for _ in range(3)]
+    assert fetch(connection, worker) == ids
+    for made in ids[:2]:
+        value(connection, "SELECT procrastinate_cancel_job_v1(%s, true, false)", [made])
+    reasons = [None, "why", None]
+    assert finish(connection, worker, ids, "todo", reasons=reasons) == [
+        "aborted",
+        "aborted",
+        "todo",
+    ]
+    assert details(connection, ids[0]) == [("aborted", worker, 0, "user_request")]
+    assert details(connection, ids[1]) == [("aborted", worker, 0, "why; user_request")]
+    assert details(connection, ids[2]) == []
 
 
 @pytest.mark.parametrize(
@@ -393,8 +427,11 @@ def test_nobody_is_woken_for_nothing(
     insert(connection, lock="held", scheduled_at=later, priority=1)
     insert(connection, lock="held")
     insert(connection, queue_name="other")
+    insert(connection, lock="claimed", priority=2)
+    insert(connection, lock="claimed")
     woken(listening)
     finish(connection, worker, [without, alone, held])
+    fetch(connection, worker, 1)
     assert woken(listening) == []
 
 

@@ -68,7 +68,7 @@ class History:
             (1, self.unregister),
             (1, self.prune),
             (1, self.beat),
-            (2, self.by_hand),
+            (4, self.by_hand),
             (1, self.delete_old),
         ]
         weights, makers = zip(*kinds, strict=True)
@@ -185,6 +185,30 @@ class History:
                 "DELETE FROM procrastinate_jobs WHERE id BETWEEN %s AND %s",
                 [self.job(), self.job()],
             ),
+            # Many rows at once, to which the same happens, and nearly the same.
+            (
+                "UPDATE procrastinate_jobs SET status = 'doing', worker_id = %s WHERE status = 'todo' AND id %% 3 <> 0",
+                [self.worker()],
+            ),
+            (
+                "UPDATE procrastinate_jobs SET status = 'doing', worker_id = 1 + id %% 2 WHERE status IN ('todo', %s)",
+                [self.r.choice(["todo", "failed"])],
+            ),
+            (
+                (
+                    "UPDATE procrastinate_jobs SET status = CASE id %% 3 WHEN 0 THEN 'failed' WHEN 1 THEN 'succeeded' ELSE %s END"
+                    "::procrastinate_job_status WHERE status = 'doing' AND (worker_id = %s OR %s)"
+                ),
+                [
+                    self.r.choice(["aborted", "todo", "cancelled", "doing"]),
+                    self.worker(),
+                    self.r.random() < 0.3,
+                ],
+            ),
+            (
+                "UPDATE procrastinate_jobs SET status = 'succeeded', worker_id = %s WHERE status = 'doing'",
+                [self.maybe(self.worker())],
+            ),
             (
                 "INSERT INTO procrastinate_events (job_id, type) VALUES (%s, 'started')",
                 [self.job()],
@@ -276,3 +300,61 @@ def test_the_same_history_leaves_the_same_behind(ours: Connection, stock: Connec
     # Of answers and of errors there were enough.
     assert outcomes[list] > 150
     assert outcomes[tuple] > 15
+
+
+def changed_at_once(number: int) -> tuple[list[list[Any]], list[list[Any]]]:
+    """Rows of jobs, and what a single statement makes of them; often the same of all."""
+    r = random.Random(f"at once {number}")
+    statuses = ["todo", "doing", "succeeded", "failed", "aborted", "cancelled"]
+
+    def few(values: list[Any]) -> list[Any]:
+        return r.sample(values, r.choice([1, 1, 1, 2, 3]))
+
+    size = r.randint(1, 6)
+    # Claims, ends, and anything.
+    old_statuses, new_statuses = r.choice(
+        [(["todo"], ["doing"]), (["doing"], few(statuses[2:5])), (few(statuses), few(statuses))]
+    )
+    # There are workers 1 to 3, and no worker 9.
+    old_workers, new_workers = few([1, 1, 2, 3, None]), few([1, 2, 9, None])
+    paired = r.random() < 0.3
+    old, new = list[list[Any]](), list[list[Any]]()
+    for place in range(size):
+        worker = r.choice(old_workers)
+        old.append([place + 1, r.choice(old_statuses), worker, r.choice([None, f"lock{place}"])])
+        new.append([place + 1, r.choice(new_statuses), worker if paired else r.choice(new_workers)])
+    return old, new
+
+
+def test_what_happens_to_many_rows_at_once_happens_to_each(
+    connection: Connection, stock: Connection
+) -> None:
+    outcomes: dict[Any, int] = {}
+    for number in range(300 * SCALE):
+        old, new = changed_at_once(number)
+        told: list[Any] = []
+        for each in (connection, stock):
+            each.execute(
+                "TRUNCATE procrastinate_jobs, procrastinate_events, procrastinate_periodic_defers, procrastinate_workers"
+                " RESTART IDENTITY"
+            )
+            each.execute("SELECT procrastinate_register_worker_v1() FROM generate_series(1, 3)")
+            each.execute("SET session_replication_role = replica")
+            each.cursor().executemany(
+                "INSERT INTO procrastinate_jobs (id, queue_name, task_name, status, worker_id, lock) VALUES (%s, 'a', 't', %s, %s, %s)",
+                old,
+            )
+            each.execute("SET session_replication_role = origin")
+            job_ids, statuses, workers = ([*column] for column in zip(*new, strict=True))
+            changing = (
+                (
+                    "UPDATE procrastinate_jobs j SET status = n.status::procrastinate_job_status, worker_id = n.worker_id"
+                    " FROM unnest(%s::bigint[], %s::text[], %s::bigint[]) n (id, status, worker_id) WHERE j.id = n.id"
+                ),
+                [job_ids, statuses, workers],
+            )
+            told.append((tell(each, changing), state(each, EVENTS)))
+        assert told[0] == told[1], (number, old, new)
+        outcomes[type(told[0][0])] = outcomes.get(type(told[0][0]), 0) + 1
+    assert outcomes[int] > 50
+    assert outcomes[tuple] > 20

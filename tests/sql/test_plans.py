@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from tests.fix_schemas import SCALE
-from tests.sql.table import Connection, fetch, finish, register, release, rows, value
+from tests.sql.table import Connection, fetch, finish, insert, register, release, rows, value
 from trio_queue._storage.queries import query
 
 NEXT_IN = "SELECT trio_queue_next_scheduled_in_v1(%(queues)s::varchar[])"
@@ -139,6 +139,24 @@ def test_a_claim_walks_its_own_indexes_only(
         assert rows_read(found) < 500
 
 
+@pytest.mark.parametrize("queues", [None, ["q0"]])
+@pytest.mark.parametrize("kind", ["waiting", "finished", "future"])
+def test_where_only_ready_jobs_without_a_lock_wait_a_claim_is_one_walk(
+    connection: Connection, kind: str, queues: list[str] | None
+) -> None:
+    connection.execute(TABLES[kind].encode(), {"n": COUNT})
+    connection.execute("VACUUM ANALYZE procrastinate_jobs")
+    made = [insert(connection, queue_name="q0", priority=n % 3 + 5) for n in range(40)]
+    worker = register(connection)
+    with plans(connection) as found:
+        assert fetch(connection, worker, 20, queues) == [*made[2::3], *made[1::3]][:20]
+    assert_no_walk(found)
+    assert rows_read(found) <= 20
+    used = {index for _, relation, index in scans(found) if relation == "procrastinate_jobs"}
+    prefix = "trio_queue" if queues is None else "trio_queue_queue"
+    assert used == {f"{prefix}_rank_idx", f"{prefix}_due_idx", "procrastinate_jobs_pkey"}
+
+
 @pytest.mark.parametrize("queues", [None, ["q1", "q2"]])
 def test_asking_for_eligible_and_for_the_next_job_walks_nothing(
     connection: Connection, table: str, queues: list[str] | None
@@ -195,14 +213,16 @@ def test_the_updates_trigger_joins_by_hashing_even_if_planned_for_one_row(
 ) -> None:
     connection.execute(TABLES["waiting"].encode(), {"n": 2000})
     worker = register(connection)
+    give_back = "UPDATE procrastinate_jobs SET status = 'todo' WHERE id = ANY(%s)"
     for limit in [1] * 8:
-        fetch(connection, worker, limit)
+        connection.execute(give_back, [fetch(connection, worker, limit)])
+    ids = fetch(connection, worker, 1000)
     with plans(connection) as found:
-        fetch(connection, worker, 1000)
+        connection.execute(give_back, [ids])
     joins = [
         node["Node Type"]
         for told in found
-        if "old_rows" in told["Query Text"]
+        if "old_rows o JOIN new_rows n" in told["Query Text"]
         for node in nodes(told["Plan"])
         if node["Node Type"] in {"Hash Join", "Nested Loop", "Merge Join"}
     ]

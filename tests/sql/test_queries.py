@@ -25,10 +25,10 @@ FILTERS = (
 EXPECTED = {
     "defer_jobs": (
         (
-            "queues text[], task_names text[], priorities integer[], locks text[], queueing_locks text[], args jsonb[], "
+            "queues text[], task_names text[], priorities integer[], locks text[], queueing_locks text[], args jsonb, "
             "scheduled_at timestamp with time zone[]"
         ),
-        "id bigint",
+        "ids bigint[]",
     ),
     "defer_periodic_job": (
         (

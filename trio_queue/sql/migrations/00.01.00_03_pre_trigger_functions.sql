@@ -58,41 +58,72 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- A hash join, whatever the statistics: planned for one row, a nested loop over two transition tables is quadratic for ever.
+-- Nearly always the same happened to all rows: one worker claimed them, or those that it ran have ended. One look at each
+-- transition table tells so, and then no row of the one need be found in the other: 0.5 µs a row less, at a claim and at a completion
+-- (batches of 500; the whole trigger costs 1.9, nearly all of it the INSERT).
+--
+-- Else a hash join, whatever the statistics: planned for one row, a nested loop over two transition tables is quadratic for ever.
 CREATE OR REPLACE FUNCTION trio_queue_events_updated_v1() RETURNS trigger LANGUAGE plpgsql
 SET jit = off SET enable_nestloop = off SET enable_mergejoin = off SET enable_hashjoin = on AS $$
 DECLARE
+    all_claimed boolean;
+    all_ended boolean;
     claimers bigint[];
     claimer bigint;
     free_locks text[];
     ready_queues text[];
     ready_ids bigint[];
 BEGIN
-    WITH changed AS MATERIALIZED (
-        SELECT n.id, n.queue_name,
-               -- Also where the job ran under it before and was given back: such a row keeps the worker's id.
-               CASE WHEN n.worker_id IS DISTINCT FROM o.worker_id OR n.status = 'doing' AND o.status <> 'doing'
-                    THEN n.worker_id END AS claimer,
-               CASE o.status
-                   WHEN 'todo' THEN CASE WHEN n.status = 'doing' THEN 'started'
-                                         WHEN n.status IN ('cancelled', 'failed', 'succeeded') THEN 'cancelled' END
-                   WHEN 'doing' THEN CASE WHEN n.status = 'todo' THEN 'deferred_for_retry'
-                                          WHEN n.status IN ('failed', 'succeeded', 'aborted') THEN n.status::text END
-                   WHEN 'failed' THEN CASE WHEN n.status = 'todo' THEN 'retried' END
-               END::procrastinate_job_event_type AS happened,
-               -- It held this lock, or stood first for it, and does so no more.
-               CASE WHEN n.status <> 'doing' AND o.status IN ('todo', 'doing') AND n.status <> o.status
-                    THEN o.lock END AS free_lock,
-               -- For later, too: a worker that has nothing to do sleeps until the next moment that it knows of.
-               n.status = 'todo' AND o.status <> 'todo' AS ready
-          FROM old_rows o JOIN new_rows n ON n.id = o.id),
-    written AS (
-        INSERT INTO procrastinate_events (job_id, type) SELECT id, happened FROM changed WHERE happened IS NOT NULL)
-    SELECT array_agg(DISTINCT changed.claimer) FILTER (WHERE changed.claimer IS NOT NULL),
-           array_agg(DISTINCT changed.free_lock) FILTER (WHERE changed.free_lock IS NOT NULL),
-           array_agg(queue_name::text) FILTER (WHERE ready), array_agg(id) FILTER (WHERE ready)
-      INTO claimers, free_locks, ready_queues, ready_ids
-      FROM changed;
+    SELECT o.waited AND n.run AND n.worker IS NOT NULL,
+           o.ran AND n.ended AND n.worker = o.worker,
+           n.worker, o.locks
+      INTO all_claimed, all_ended, claimer, free_locks
+      -- worker: the one that all rows name that name any, NULL where there is none such.
+      FROM (SELECT bool_and(status = 'todo') AS waited, bool_and(status = 'doing') AS ran,
+                   CASE WHEN min(worker_id) = max(worker_id) THEN min(worker_id) END AS worker,
+                   array_agg(DISTINCT lock) FILTER (WHERE lock IS NOT NULL) AS locks
+              FROM old_rows) o,
+           (SELECT bool_and(status = 'doing') AS run, bool_and(status IN ('succeeded', 'failed', 'aborted')) AS ended,
+                   CASE WHEN min(worker_id) = max(worker_id) THEN min(worker_id) END AS worker
+              FROM new_rows) n;
+
+    IF all_claimed IS NULL AND all_ended IS NULL AND NOT EXISTS (SELECT FROM new_rows) THEN
+        RETURN NULL;
+    ELSIF all_claimed THEN
+        INSERT INTO procrastinate_events (job_id, type) SELECT id, 'started' FROM new_rows;
+        claimers := ARRAY[claimer];
+        free_locks := NULL;
+    ELSIF all_ended THEN
+        INSERT INTO procrastinate_events (job_id, type)
+        SELECT id, CASE status WHEN 'succeeded' THEN procrastinate_job_event_type 'succeeded' WHEN 'failed' THEN 'failed' ELSE 'aborted' END
+          FROM new_rows;
+    ELSE
+        WITH changed AS MATERIALIZED (
+            SELECT n.id, n.queue_name,
+                   -- Also where the job ran under it before and was given back: such a row keeps the worker's id.
+                   CASE WHEN n.worker_id IS DISTINCT FROM o.worker_id OR n.status = 'doing' AND o.status <> 'doing'
+                        THEN n.worker_id END AS claimer,
+                   CASE o.status
+                       WHEN 'todo' THEN CASE WHEN n.status = 'doing' THEN 'started'
+                                             WHEN n.status IN ('cancelled', 'failed', 'succeeded') THEN 'cancelled' END
+                       WHEN 'doing' THEN CASE WHEN n.status = 'todo' THEN 'deferred_for_retry'
+                                              WHEN n.status IN ('failed', 'succeeded', 'aborted') THEN n.status::text END
+                       WHEN 'failed' THEN CASE WHEN n.status = 'todo' THEN 'retried' END
+                   END::procrastinate_job_event_type AS happened,
+                   -- It held this lock, or stood first for it, and does so no more.
+                   CASE WHEN n.status <> 'doing' AND o.status IN ('todo', 'doing') AND n.status <> o.status
+                        THEN o.lock END AS free_lock,
+                   -- For later, too: a worker that has nothing to do sleeps until the next moment that it knows of.
+                   n.status = 'todo' AND o.status <> 'todo' AS ready
+              FROM old_rows o JOIN new_rows n ON n.id = o.id),
+        written AS (
+            INSERT INTO procrastinate_events (job_id, type) SELECT id, happened FROM changed WHERE happened IS NOT NULL)
+        SELECT array_agg(DISTINCT changed.claimer) FILTER (WHERE changed.claimer IS NOT NULL),
+               array_agg(DISTINCT changed.free_lock) FILTER (WHERE changed.free_lock IS NOT NULL),
+               array_agg(queue_name::text) FILTER (WHERE ready), array_agg(id) FILTER (WHERE ready)
+          INTO claimers, free_locks, ready_queues, ready_ids
+          FROM changed;
+    END IF;
 
     -- The row lock makes a claim and the deletion of its worker wait for each other. Only at a claim: a completion
     -- that took it would deadlock with the deletion.

@@ -30,7 +30,7 @@ BEGIN
     END IF;
     made := (trio_queue_defer_jobs_v1(
         ARRAY[queue_name]::text[], ARRAY[task]::text[], ARRAY[priority], ARRAY[lock]::text[], ARRAY[queueing_lock]::text[],
-        ARRAY[args], NULL))[1];
+        jsonb_build_array(args), NULL))[1];
     UPDATE procrastinate_periodic_defers d SET job_id = made
      WHERE d.task_name = task AND d.periodic_id = schedule AND d.defer_timestamp = moment;
     -- Two that forget the same rows do not wait for each other.

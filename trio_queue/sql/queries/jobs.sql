@@ -4,34 +4,22 @@
 -- name: defer_jobs
 SELECT trio_queue_defer_jobs_v1(
     %(queues)s::text[], %(task_names)s::text[], %(priorities)s::int[], %(locks)s::text[],
-    %(queueing_locks)s::text[], ARRAY(SELECT jsonb_array_elements(%(args)s::jsonb)), %(scheduled_at)s::timestamptz[]) AS ids;
+    %(queueing_locks)s::text[], %(args)s::jsonb, %(scheduled_at)s::timestamptz[]) AS ids;
 
 -- name: fetch_jobs
--- Where there was less to claim than asked for, a last row without a job tells in how many seconds one is due: a worker that
--- has nothing to do asks one question, not two. (The function that tells is volatile: it sees what was claimed.)
-WITH claimed AS MATERIALIZED (
-    SELECT id, queue_name, task_name, priority, lock, queueing_lock, args, status::text AS status, scheduled_at, attempts, abort_requested, worker_id
-      FROM trio_queue_fetch_jobs_v1(%(queues)s::varchar[], %(worker_id)s::bigint, %(limit)s::int, %(turn)s::bigint))
-SELECT id, queue_name, task_name, priority, lock, queueing_lock, args, status, scheduled_at, attempts, abort_requested, worker_id, NULL AS next_in
-  FROM claimed
-UNION ALL
-SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, trio_queue_next_scheduled_in_v1(%(queues)s::varchar[])
- WHERE (SELECT count(*) FROM claimed) < %(limit)s::int;
+SELECT id, queue_name, task_name, priority, lock, queueing_lock, args, status, scheduled_at, attempts, abort_requested, worker_id, next_in
+  FROM trio_queue_fetch_jobs_v1(%(queues)s::varchar[], %(worker_id)s::bigint, %(limit)s::int, %(turn)s::bigint);
 
 -- name: has_eligible_job
 SELECT trio_queue_has_eligible_job_v1(%(queues)s::varchar[]) AS eligible;
 
 -- name: finish_jobs
 -- Answers those jobs whose row is not what was meant: a thousand rows that say "as you said" cost more than the rest.
-SELECT job_id, status
-  FROM ROWS FROM (
-    trio_queue_finish_jobs_v1(
-        %(worker_id)s::bigint, %(job_ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[],
-        %(retries)s::boolean[], %(retry_at)s::timestamptz[], %(retry_in)s::double precision[],
-        %(priorities)s::int[], %(queues)s::text[], %(locks)s::text[],
-        %(if_abort_requested)s::text[], %(deletes)s::boolean[], %(reasons)s::text[]),
-    unnest(%(statuses)s::text[])) AS done (job_id, status, meant)
- WHERE status IS DISTINCT FROM meant;
+SELECT job_id, status FROM trio_queue_finish_jobs_v1(
+    %(worker_id)s::bigint, %(job_ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[],
+    %(retries)s::boolean[], %(retry_at)s::timestamptz[], %(retry_in)s::double precision[],
+    %(priorities)s::int[], %(queues)s::text[], %(locks)s::text[],
+    %(if_abort_requested)s::text[], %(deletes)s::boolean[], %(reasons)s::text[]);
 
 -- name: release_jobs
 SELECT job_id, status FROM trio_queue_release_jobs_v1(%(worker_id)s::bigint, %(keep)s::bigint[], %(turn)s::bigint);
