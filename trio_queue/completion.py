@@ -130,7 +130,7 @@ def decide(
         return None
     match outcome:
         case Returned():
-            return _finish(job, Status.SUCCEEDED, delete_jobs, reason)
+            return returned(job, reason, delete_jobs)
         case Interrupted():
             return _aborted(job, JobAborted(), reason, strategy, interrupted_jobs, delete_jobs)
         case Raised(error):
@@ -139,6 +139,15 @@ def decide(
             return _failed(job, error, reason, strategy, delete_jobs)
         case _:
             assert_never(outcome)
+
+
+def returned(
+    job: Job, reason: AbortReason | None, delete_jobs: DeleteJobCondition
+) -> Completion | None:
+    """What is written for a job whose body returned: `decide`, where there is nothing to decide."""
+    if reason is AbortReason.LEASE_LOST:
+        return None
+    return _finish(job, Status.SUCCEEDED, delete_jobs, reason)
 
 
 def without_retry(completion: Completion) -> Completion:

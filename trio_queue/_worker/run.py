@@ -30,6 +30,7 @@ from trio_queue.completion import (
     because,
     decide,
     leaves,
+    returned,
 )
 from trio_queue.exceptions import TaskNotFound
 from trio_queue.job_context import JobContext, WorkerOwner
@@ -142,18 +143,16 @@ class Runner:
         )
 
     async def _outcome(self, task: AnyTask, running: RunningJob) -> Outcome:
-        outcome: Outcome = Interrupted()
         if self._shutdown.draining.is_set():
             running.give_back()  # the drain began between the claim and this first step
+        outcome: Outcome = Interrupted()
+        if running.was_stopped:
+            return outcome
         # Shielded: the cancel of the worker never reaches a job by accident.
         scope = trio.CancelScope(shield=True)
         running.interrupt = scope.cancel
-        if running.was_stopped:
-            scope.cancel(reason=running.reason.value if running.reason else running.given_back)
         try:
             with scope:
-                # A scope cancelled beforehand would still run its body to the first checkpoint.
-                await trio.lowlevel.checkpoint_if_cancelled()
                 outcome = Returned(await self._caller.call(task, running, self._context))
         # Outside of the scope: it has taken its own Cancelled out of any group by now, and one
         # that still comes is a stray one of the job's own.
@@ -201,6 +200,8 @@ class Runner:
         self, task: AnyTask | None, running: RunningJob, outcome: Outcome
     ) -> Completion | None:
         job = running.job
+        if isinstance(outcome, Returned):  # nobody of a user's is asked
+            return returned(job, running.reason, self._options.delete_jobs)
         if running.given_back and isinstance(outcome, Interrupted) and not running.started:
             return Completion(
                 job_id=running.id,
