@@ -28,7 +28,8 @@ def defer(connection: Connection, **arrays: Any) -> list[int]:
     given = {**dict.fromkeys(NAMES), "queues": ["q"], "task_names": ["t"], **arrays}
     if given["args"] is not None:
         given["args"] = json.dumps(given["args"])
-    return value(connection, query("defer_jobs"), given)
+    ids: list[int] = value(connection, query("defer_jobs"), given)
+    return ids
 
 
 def test_one_job_has_all_that_was_given(connection: Connection) -> None:
