@@ -62,7 +62,7 @@ class Backend:
 
     connection: Connection
     #: By what was done.
-    costs: dict[str, Cost] = attrs.field(factory=dict)
+    costs: dict[str, Cost] = attrs.field(factory=dict[str, Cost])
     _schedstat: Path = attrs.field(init=False)
     _seen: float = attrs.field(init=False)
 
@@ -257,7 +257,7 @@ def tell(found: dict[tuple[str, str], list[tuple[float, float]]], size: int) -> 
 
 def main() -> None:
     """Run the rounds, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=[10, 100, 500, 1000])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=50_000, help="how many wait")
