@@ -74,7 +74,11 @@ def _through(direct: str, port: int) -> str:
 def _stand_in(direct: str, size: int) -> Generator[str]:
     command = [sys.executable, "-m", "tests.pooler", direct, str(size)]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
     )
     with process:
         assert process.stdin is not None

@@ -124,6 +124,13 @@ class _Server:
     #: The answer to what the pooler itself sent is not for the client.
     is_own: bool = False
     own_done: trio.Event = attrs.field(factory=trio.Event)
+    _sending: trio.Lock = attrs.field(factory=trio.Lock)
+
+    async def send(self, data: bytes) -> None:
+        """Send it something."""
+        # It may have answered, and serve the next client, before the task that sent the question goes on.
+        async with self._sending:
+            await self.stream.send_all(data)
 
 
 class _Pool:
@@ -154,7 +161,7 @@ class _Pool:
             server.is_own, server.own_done = True, trio.Event()
             quoted = {name: value.replace("'", "''") for name, value in wanted.items()}
             text = "".join(f"SET {name} = '{value}';" for name, value in quoted.items())
-            await server.stream.send_all(_message(b"Q", _text(text)))
+            await server.send(_message(b"Q", _text(text)))
             await server.own_done.wait()
             server.is_own = False
             server.followed.update(wanted)
@@ -262,7 +269,10 @@ class Pooler:
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve a client until it leaves."""
         with contextlib.suppress(*_GONE):
-            await self._handle(stream)
+            try:
+                await self._handle(stream)
+            except psycopg.Error as error:  # the server refuses, or its database is gone
+                await stream.send_all(_error(str(error)))
         stream.socket.close()
 
     async def _handle(self, stream: trio.SocketStream) -> None:
@@ -283,7 +293,10 @@ class Pooler:
             await stream.send_all(_error(f"unsupported startup parameter: {unknown[0]}"))
             return
         pool = self._pool_of(asked["database"])
-        told = {**await pool.told(), **{names[n.lower()]: v for n, v in asked.items() if n not in _ADDRESS}}
+        told = {
+            **await pool.told(),
+            **{names[n.lower()]: v for n, v in asked.items() if n not in _ADDRESS},
+        }
         client = _Client(stream, os.urandom(8), {name: told[name] for name in FOLLOWED})
         self._clients[client.key] = client
         await client.send(
@@ -313,7 +326,7 @@ class Pooler:
             server = client.server or await pool.link(client)
             if kind in b"QSF":
                 server.awaited += 1
-            await server.stream.send_all(_message(kind, payload))
+            await server.send(_message(kind, payload))
 
 
 async def main(conninfo: str, size: int) -> None:
