@@ -53,7 +53,7 @@ class Pooled:
 
 
 def pooling(direct: str, size: int) -> AbstractContextManager[str]:
-    """A pooler before a server on TCP, with so many connections to each database; how to reach it."""
+    """A pooler before a server, with so many connections to each database; how to reach it."""
     return _pgbouncer(direct, size) if PROGRAM else _stand_in(direct, size)
 
 
@@ -98,7 +98,9 @@ def _pgbouncer(direct: str, size: int) -> Generator[str]:
     with tempfile.TemporaryDirectory() as folder:
         settings = Path(folder) / "pgbouncer.ini"
         settings.write_text(
-            _SETTINGS.format(**conninfo_to_dict(direct), own_port=own_port, size=size)
+            _SETTINGS.format(
+                **{"password": "", **conninfo_to_dict(direct)}, own_port=own_port, size=size
+            )
         )
         command = [PROGRAM, "-q", str(settings)]
         if os.geteuid() == 0:  # it refuses root

@@ -254,7 +254,7 @@ class Pooler:
     """The pooler.
 
     Args:
-        conninfo: The server, on TCP; each database of it has a pool of its own.
+        conninfo: The server; each database of it has a pool of its own.
         size: How many connections to each database there are at most.
         nursery: Its tasks run there.
     """
