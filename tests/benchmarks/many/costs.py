@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.benchmarks.peers import Bench
 
@@ -53,7 +54,7 @@ def memory_of(pid: int | None = None) -> float:
 
 def transactions(conninfo: str, server: str) -> int:
     """How many transactions a database has seen, asked from another one: asking is not counted."""
-    name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
+    name = conninfo_to_dict(conninfo)["dbname"]
     with psycopg.connect(server, autocommit=True) as connection:
         row = connection.execute(
             "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s", [name]

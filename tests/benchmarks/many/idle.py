@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import psycopg
 import trio
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 import trio_queue
 from tests.benchmarks.many.costs import (
@@ -68,7 +67,7 @@ def behind_a_pooler() -> Run:
     def run(bench: Bench) -> Iterator[tuple[str, float]]:
         for interval in (5.0, 1.0):
             conninfo = bench.database(ours=True)
-            name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
+            name = conninfo_to_dict(conninfo)["dbname"]
             with pooling(bench.server.conninfo(), 5) as through:
                 pooled = make_conninfo(through, dbname=name)
                 figures = trio.run(_idle, pooled, bench.server.conninfo(), WORKERS, interval)
