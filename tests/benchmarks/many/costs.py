@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,6 +51,13 @@ def memory_of(pid: int | None = None) -> float:
     """KiB of memory that a process holds; None: this one."""
     pages = int(Path(f"/proc/{pid or os.getpid()}/statm").read_text().split()[1])
     return pages * _PAGE / 1024
+
+
+def peak_memory() -> float:
+    """KiB of memory that this process held at most. (`ru_maxrss` begins with that of whoever started it.)"""
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert found is not None
+    return float(found[1])
 
 
 def transactions(conninfo: str, server: str) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +16,7 @@ import attrs
 import trio
 
 import trio_queue
-from tests.benchmarks.many.costs import memory_of
+from tests.benchmarks.many.costs import memory_of, peak_memory
 
 
 @attrs.define
@@ -48,7 +47,7 @@ def _tell(memory: float, claimed: float, ended: float, count: int) -> None:
         "KiB of memory a job": (memory_of() - memory) / count,
         "s until all had begun": claimed,
         "s until all had ended": ended,
-        "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak MiB": peak_memory() / 1024,
     }
     print(json.dumps(figures), flush=True)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 
 import trio_queue
-from tests.benchmarks.many.costs import memory_of
+from tests.benchmarks.many.costs import memory_of, peak_memory
 
 
 def main(conninfo: str, concurrency: int) -> None:
@@ -22,7 +21,7 @@ def main(conninfo: str, concurrency: int) -> None:
     before, began = memory_of(), time.perf_counter()
     app.run_worker(queues=["bench"], concurrency=concurrency, wait=False)
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    peak = peak_memory() - before
     print(json.dumps({"s": seconds, "peak MiB above the start": peak / 1024}))
 
 
