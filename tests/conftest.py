@@ -23,6 +23,7 @@ if (memory := memory_directory()) and Path(tempfile.gettempdir()) == Path("/tmp"
 pytest_plugins = [
     "tests.fix_hosts",
     "tests.fix_postgres",
+    "tests.fix_pooler",
     "tests.fix_promises",
     "tests.fix_proxy",
     "tests.fix_schemas",

@@ -24,6 +24,8 @@ class Action(StrEnum):
     HOST_LOOP_CLOSED = "host_loop_closed"
     #: Code of a job's that asyncio runs, and that nobody waits for, raised something.
     ASYNCIO_ERROR = "asyncio_error"
+    #: A pooler keeps a worker from hearing notifications: it polls.
+    CANNOT_LISTEN = "cannot_listen"
     #: A part of the worker raised what it cannot recover from: the worker drains, then raises it.
     SERVICE_FAILED = "service_failed"
     #: A job's body begins.

@@ -62,12 +62,19 @@ def test_version(run: Callable[..., Result]) -> None:
     assert run("-V").stdout == f"trio-queue, version {__version__}\n"
 
 
-def test_help_imports_neither_the_driver_nor_the_tables_of_a_terminal() -> None:
+#: What takes long to import: each of these costs more than all that `--help` needs.
+HEAVY = {
+    *("asyncio", "psycopg", "psycopg_pool", "rich", "ssl", "trio", "trio_asyncio"),
+    *("trio_queue.app", "trio_queue.schema", "trio_queue.store", "trio_queue.worker"),
+}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["jobs", "list", "--help"]])
+def test_help_imports_no_driver_no_loop_and_no_tables_of_a_terminal(arguments: list[str]) -> None:
     program = (
         "import sys; from trio_queue._cli import cli\n"
-        "cli(['--help'], standalone_mode=False)\n"
-        "heavy = {'psycopg', 'psycopg_pool', 'rich', 'trio_queue.worker', 'trio_queue.schema'}\n"
-        "print(sorted(heavy & set(sys.modules)))\n"
+        f"cli({arguments}, standalone_mode=False)\n"
+        f"print(sorted({HEAVY} & set(sys.modules)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True

@@ -157,6 +157,16 @@ class Listener:
             f"the server did not answer within {self.check_timeout:g} seconds"
         )
 
+    async def still_listens(self) -> bool:
+        """Ask the server whether it would tell us. False where somebody in between has changed our session for another."""
+        if self._connection is None:
+            return False
+        cursor = await self._connection.execute(
+            "SELECT count(*) FROM pg_listening_channels()", prepare=False
+        )
+        ((count,),) = await cursor.fetchall()
+        return int(count) >= len(self.channels)
+
     async def _lose(self, connection: TrioConnection, error: psycopg.OperationalError) -> None:
         now = trio.current_time()
         self._outage = _Outage(since=now, next_attempt_at=now)

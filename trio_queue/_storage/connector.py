@@ -27,8 +27,9 @@ from trio_queue._storage.parameters import Parameters, resolve_async, without_ad
 from trio_queue._storage.pools import OpenPool, Pools
 from trio_queue._storage.schema_state import check_usable
 from trio_queue._storage.senders import Statement, send_async, send_on_callers_async
+from trio_queue._storage.session import set_up_async
 from trio_queue._storage.statements import statement_of
-from trio_queue._storage.store import PostgresJobStore, configure
+from trio_queue._storage.store import PostgresJobStore
 from trio_queue._storage.sync_connector import (
     CLOSE_TIMEOUT,
     SyncPool,
@@ -160,7 +161,7 @@ class PsycopgConnector(BaseConnector):
         made = Pool(
             parameters.conninfo,
             kwargs=parameters.trio_kwargs(),
-            configure=self._configure,
+            configure=partial(self._configure, parameters),
             **{name: self._pool_args[name] for name in _TRIO_POOL_ARGS if name in self._pool_args},
         )
         with translated(parameters.address):
@@ -178,7 +179,7 @@ class PsycopgConnector(BaseConnector):
             **{
                 "check": psycopg_pool.AsyncConnectionPool.check_connection,
                 **self._pool_args,
-                "configure": self._configure,
+                "configure": partial(self._configure, parameters),
                 "conninfo": parameters.conninfo,
                 "kwargs": kwargs,
                 "open": False,
@@ -186,7 +187,10 @@ class PsycopgConnector(BaseConnector):
         )
         with translated(parameters.address):
             # Once by hand: the pool would try for its whole timeout, and not say why it failed.
-            await (await psycopg.AsyncConnection.connect(parameters.conninfo, **kwargs)).close()
+            async with await psycopg.AsyncConnection.connect(
+                parameters.conninfo, **kwargs
+            ) as connection:
+                await set_up_async(connection)
             try:
                 await made.open(wait=True)
             except BaseException:
@@ -194,8 +198,10 @@ class PsycopgConnector(BaseConnector):
                 raise
         return OpenPool(made, parameters)
 
-    async def _configure(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        await configure(connection)
+    async def _configure(
+        self, parameters: Parameters, connection: psycopg.AsyncConnection[Any]
+    ) -> None:
+        await set_up_async(connection, may_prepare=parameters.may_prepare)
         if not connection.autocommit:
             await connection.commit()
         users = self._pool_args.get("configure")

@@ -26,6 +26,8 @@ LOCK_INDEX = "procrastinate_jobs_lock_idx_v1"
 WORKER_KEY = "procrastinate_jobs_worker_id_fkey"
 
 _NO_SCHEMA = (pg.UndefinedTable, pg.UndefinedFunction, pg.UndefinedObject, pg.UndefinedColumn)
+#: One client's prepared statements are another's.
+_MIXED_UP = (pg.InvalidSqlStatementName, pg.DuplicatePreparedStatement)
 #: Beside what the driver takes for transient: somebody else held a lock, or a timeout of the
 #: server's struck, or it lacks room until somebody makes some; the same statement may succeed later.
 _ALSO_TRANSIENT = (
@@ -88,7 +90,13 @@ def _refused(error: psycopg.Error, address: str, statement: str) -> TrioQueueExc
             f"the user of the database at {address} may not do this ({_primary(error)}): "
             "GRANT it, or connect as the owner of the tables"
         )
-    return ConnectorException(f"{what} failed at {address}: {_primary(error)}")
+    told = f"{what} failed at {address}: {_primary(error)}"
+    if isinstance(error, _MIXED_UP):
+        told += (
+            ". A pooler in transaction mode lends a connection to many clients: give the connector no "
+            "prepare_threshold, or None"
+        )
+    return ConnectorException(told)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from psycopg import Notify
 
 from trio_queue._pg.listener import Gap, Listener
 from trio_queue._storage.encoding import ANY_QUEUE_CHANNEL, MAX_QUEUE_BYTES, queue_channel
+from trio_queue.log import Action, fields
 from trio_queue.store import AbortRequested, JobInserted, Missed, Notification, Outages
 
 logger = logging.getLogger("trio_queue.worker")
@@ -57,6 +58,21 @@ class PostgresNotifications:
                 return [Missed()]
             if notifications := understand(heard):
                 return notifications
+
+
+class NothingHeard:
+    """Notifications where none arrive: said once, and the worker polls."""
+
+    def __init__(self) -> None:
+        logger.warning(
+            "This worker hears of no jobs and of no aborts, it only polls: a pooler between it and PostgreSQL lends its session "
+            "to others. Give it listen_notify=False, or a conninfo that leads past the pooler",
+            extra=fields(Action.CANNOT_LISTEN),
+        )
+
+    async def wait(self) -> Sequence[Notification]:
+        """See Notifications."""
+        await trio.sleep_forever()
 
 
 def understand(heard: Iterable[Notify]) -> list[Notification]:

@@ -31,13 +31,6 @@ _PSYCOPG_KEYWORDS = frozenset(
 _ADDRESS_KEYWORDS = frozenset(
     {"host", "hostaddr", "port", "dbname", "user", "password", "passfile", "service"}
 )
-#: What every connection of ours is set to: under REPEATABLE READ a claim and the deletion of its
-#: worker could miss each other.
-SESSION = (
-    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED;"
-    # In another zone the last moment there is would be read as one of the year 10,000.
-    " SET TIME ZONE 'UTC'"
-)
 
 
 @attrs.frozen
@@ -67,6 +60,11 @@ class Parameters:
             raise ConnectorException(
                 "the conninfo cannot be read: give 'host=... dbname=...' or 'postgresql://...'"
             ) from error
+
+    @property
+    def may_prepare(self) -> bool:
+        """Whether the user said when statements are prepared."""
+        return "prepare_threshold" in self.kwargs
 
     def connect_kwargs(self) -> dict[str, Any]:
         """The keywords for psycopg's own connections: the user's, then our defaults."""

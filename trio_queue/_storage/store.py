@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import math
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Self, TypeVar
 
-import psycopg
+import trio
 
 from trio_queue._pg.bounded import BoundedConnection
+from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.listener import Listener
 from trio_queue._pg.pool import Pool
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import is_transient, translated
-from trio_queue._storage.hearing import PostgresNotifications, channels
+from trio_queue._storage.hearing import NothingHeard, PostgresNotifications, channels
 from trio_queue._storage.heartbeat import beating
-from trio_queue._storage.parameters import SESSION, Parameters
+from trio_queue._storage.parameters import Parameters
 from trio_queue._storage.schema_state import STATE_QUERY
 from trio_queue._storage.senders import Rows, send, send_async
+from trio_queue._storage.session import set_up_async
 from trio_queue._storage.statements import statement_of
 from trio_queue.store import (
     Heartbeat,
@@ -40,11 +40,8 @@ MAX_CONNECTIONS = 3
 POOL_TIMEOUT = 10.0
 #: Seconds that the heartbeat's thread waits for a connection or an answer.
 HEARTBEAT_TIMEOUT = 5
-
-
-async def configure(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Set a new connection of ours up."""
-    await connection.execute(SESSION)
+#: Seconds that a session of the listener's own takes to answer.
+SESSION_TIMEOUT = 1.0
 
 
 class PostgresJobStore:
@@ -62,6 +59,7 @@ class PostgresJobStore:
     ) -> None:
         self._parameters = parameters
         self._outages: Outages | None = None
+        self._is_pooled = False
         self._address = parameters.address
         self._dumps, self._loads = dumps, loads
         self._pool = Pool(
@@ -70,8 +68,11 @@ class PostgresJobStore:
             min_size=1,
             max_size=MAX_CONNECTIONS,
             timeout=POOL_TIMEOUT,
-            configure=configure,
+            configure=self._configure,
         )
+
+    async def _configure(self, connection: TrioConnection) -> None:
+        self._is_pooled = await set_up_async(connection, may_prepare=self._parameters.may_prepare)
 
     async def __aenter__(self) -> Self:
         """Connect. Raises ConnectorException, which names the address."""
@@ -128,9 +129,23 @@ class PostgresJobStore:
         with translated(self._address):
             await listener.__aenter__()
         try:
-            yield PostgresNotifications(listener, outages)
+            if self._is_pooled and not await self._keeps_session(listener):
+                yield NothingHeard()
+            else:
+                yield PostgresNotifications(listener, outages)
         finally:
             await listener.__aexit__(None, None, None)
+
+    async def _keeps_session(self, listener: Listener) -> bool:
+        """Whether the pooler in between leaves the listener its session, and does not lend it to others."""
+        with translated(self._address):
+            # Whichever session the pooler lends first, the listener's most likely, it has lent now.
+            async with self._pool.connection() as other, other.transaction():
+                await other.execute("SELECT 1")
+                with trio.move_on_after(SESSION_TIMEOUT):
+                    if await listener.still_listens():
+                        return True
+        return False
 
     def keep_alive(self, worker_id: int, interval: float) -> AbstractAsyncContextManager[Heartbeat]:
         """Renew the lease by a thread with a connection of its own. See JobStore."""
@@ -146,23 +161,19 @@ class HeartbeatLine:
 
     def connect(self) -> BoundedConnection:
         """Open a connection, of which neither end waits for ever."""
-        # The server ends a beat that waits for a lock, TCP one whose server is gone.
+        # TCP ends a beat whose server is gone, the function itself one that waits for a lock. Nothing is prepared: that
+        # pays for no statement in ten seconds, and behind a pooler it could be another client's by then.
         bounds: dict[str, Any] = {
+            "prepare_threshold": None,
             "connect_timeout": HEARTBEAT_TIMEOUT,
             "tcp_user_timeout": HEARTBEAT_TIMEOUT * 1000,
             "keepalives_idle": HEARTBEAT_TIMEOUT,
             "keepalives_interval": 1,
             "keepalives_count": 3,
         }
-        connection = BoundedConnection.connect(
+        return BoundedConnection.connect(
             self._parameters.conninfo, **{**self._parameters.connect_kwargs(), **bounds}
         )
-        connection.deadline = time.monotonic() + HEARTBEAT_TIMEOUT
-        connection.execute(
-            "SELECT set_config('statement_timeout', %s, false)", [f"{HEARTBEAT_TIMEOUT}s"]
-        )
-        connection.deadline = math.inf
-        return connection
 
     def beat(self, connection: BoundedConnection, worker_id: int) -> bool:
         """Renew the lease of this worker; tells whether its row is there."""

@@ -7,6 +7,7 @@ import functools
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, NoReturn, TypeVar, cast
 
 import psycopg
@@ -15,8 +16,9 @@ import psycopg_pool
 from trio_queue import utils
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translated
-from trio_queue._storage.parameters import SESSION, Parameters, resolve
+from trio_queue._storage.parameters import Parameters, resolve
 from trio_queue._storage.senders import send, send_on_callers
+from trio_queue._storage.session import set_up
 from trio_queue._storage.statements import statement_of
 from trio_queue.connector import BaseConnector
 from trio_queue.exceptions import AppNotOpen, ConnectorException, SyncConnectorConfigurationError
@@ -74,7 +76,7 @@ class SyncPool:
         made: psycopg_pool.ConnectionPool[Any] = cast("Any", psycopg_pool.ConnectionPool)(
             **{
                 "check": psycopg_pool.ConnectionPool.check_connection,
-                "configure": _configure,
+                "configure": partial(_configure, may_prepare=parameters.may_prepare),
                 **self._pool_args,
                 **args,
                 "conninfo": parameters.conninfo,
@@ -143,8 +145,8 @@ class SyncPool:
         return self._pool
 
 
-def _configure(connection: psycopg.Connection[Any]) -> None:
-    connection.execute(SESSION)
+def _configure(connection: psycopg.Connection[Any], *, may_prepare: bool) -> None:
+    set_up(connection, may_prepare=may_prepare)
     if not connection.autocommit:
         connection.commit()
 
@@ -153,7 +155,7 @@ def _connect(parameters: Parameters) -> psycopg.Connection[Any]:
     options: dict[str, Any] = {**parameters.connect_kwargs(), "autocommit": True}
     connection: psycopg.Connection[Any] = psycopg.connect(parameters.conninfo, **options)
     try:
-        _configure(connection)
+        set_up(connection, may_prepare=parameters.may_prepare)
     except BaseException:
         connection.close()
         raise

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import trio
 
-from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database
+from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database, TooSlow
 from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options
 from trio_queue._worker.pace import MAX_AGE, Pace
@@ -108,16 +108,22 @@ class Fetcher:
             if self._unanswered:
                 await self._release()
             self._pace.measure(self._running.begun)
-            limit = self._running.room(self._pace.ahead())
+            limit = int(min(self._running.room(self._pace.ahead()), self._pace.most))
             if not limit:
                 return False  # while it waited for its turn, others came
-            fetched = await self.claim(
-                FetchJobs(worker_id, self._options.queues, limit, self._lease.next_turn())
-            )
+            asked_at = trio.current_time()
+            try:
+                fetched = await self.claim(
+                    FetchJobs(worker_id, self._options.queues, limit, self._lease.next_turn())
+                )
+            except TooSlow:
+                self._pace.claim_was_cut(limit)
+                raise
             if self._shutdown.draining.is_set():
                 self._unanswered = True
                 return False  # the answer came with the cancel: give_back() gives them back
             now = trio.current_time()
+            self._pace.claim_took(now - asked_at, len(fetched.jobs))
             for job in fetched.jobs:
                 self._take(job, worker_id, now)
             self._early_aborts.clear()

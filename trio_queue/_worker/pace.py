@@ -23,6 +23,9 @@ WINDOW = 1.0
 MAX_AGE = 1.0
 #: Seconds after that in which nothing is claimed ahead.
 DISTRUST = 10.0
+#: Seconds that a claim may take before the next ones ask for less. Jobs with megabytes of arguments take long to send: a
+#: thousand of them at once took more memory than there was, or longer than a claim may, and then it was in vain, each time.
+LONG_CLAIM = 0.5
 
 
 class Pace:
@@ -38,6 +41,8 @@ class Pace:
         self._begun = 0
         self._measured_at = 0.0
         self._distrusted_until = -math.inf
+        #: How many to claim at once, at most.
+        self.most = math.inf
 
     @property
     def is_fixed(self) -> bool:
@@ -63,6 +68,17 @@ class Pace:
         else:
             return
         self._begun, self._measured_at = begun, now
+
+    def claim_took(self, seconds: float, claimed: int) -> None:
+        """A claim was answered: the next ones ask for what can be sent in time."""
+        if claimed and seconds > LONG_CLAIM:
+            self.most = max(1, int(claimed * LONG_CLAIM / seconds))
+        elif claimed >= self.most and seconds <= LONG_CLAIM / 2:
+            self.most *= 2
+
+    def claim_was_cut(self, asked: int) -> None:
+        """A claim was not answered in time: it may have been for so much."""
+        self.most = max(1, asked // 8)
 
     def break_off(self) -> None:
         """Jobs waited too long: nothing is claimed ahead for a while."""

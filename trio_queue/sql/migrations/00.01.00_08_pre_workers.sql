@@ -13,8 +13,10 @@ CREATE OR REPLACE FUNCTION trio_queue_update_stage_v1(worker_id bigint, stage te
     UPDATE trio_queue_workers w SET stage = $2, since = now() WHERE w.worker_id = $1
 $$;
 
--- Whether the row is still there.
-CREATE OR REPLACE FUNCTION trio_queue_update_heartbeat_v1(worker_id bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+-- Whether the row is still there. Whoever holds it for long is not waited for: the next beat may find it free. (The function says
+-- so, and not the session: behind a pooler that one is not the worker's.)
+CREATE OR REPLACE FUNCTION trio_queue_update_heartbeat_v1(worker_id bigint) RETURNS boolean LANGUAGE plpgsql
+SET lock_timeout = '5s' AS $$
 BEGIN
     UPDATE procrastinate_workers w SET last_heartbeat = now() WHERE w.id = worker_id;
     RETURN FOUND;
