@@ -176,9 +176,7 @@ def _churned(filling: Filling) -> Generator[str]:
     """Jobs that came, ran and ended while a snapshot was held: no vacuum may take their old rows away."""
     filling.plain(1)
     filling.settle()
-    filling.connection.execute(
-        b"ALTER TABLE procrastinate_jobs SET (autovacuum_enabled = false)"
-    )
+    filling.connection.execute(b"ALTER TABLE procrastinate_jobs SET (autovacuum_enabled = false)")
     with psycopg.connect(filling.conninfo) as holder:
         holder.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         holder.execute("SELECT count(*) FROM procrastinate_jobs")

@@ -135,7 +135,9 @@ def look(filling: Filling, runs: int) -> dict[str, Cost]:
 def tell(figures: dict[str, dict[str, Cost]], goals: dict[str, float]) -> None:
     """Print a line for each table: the cost of each statement, and how many times the first table's."""
     base = next(iter(figures.values()))
-    print(f"\n{'ms (times the first table; pages)':50}" + "".join(f"{name:>28}" for name in MEASURES))
+    print(
+        f"\n{'ms (times the first table; pages)':50}" + "".join(f"{name:>28}" for name in MEASURES)
+    )
     for state, costs in figures.items():
         cells = [
             f"{cost.ms:.2f} ({cost.ms / base[name].ms:.1f}; {cost.pages:,.0f})"
