@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from tests.sql.table import Connection, column, connect, fetch, finish, insert, register, rows, value
+from tests.sql.table import (
+    Connection,
+    column,
+    connect,
+    fetch,
+    finish,
+    insert,
+    register,
+    rows,
+    value,
+)
 from tests.sql.test_plans import nodes, plans
 from tests.sql.test_workers import aged, bite_of_old, delete_old, left
 from trio_queue._storage.queries import query
@@ -87,19 +97,6 @@ def test_nothing_to_delete_costs_next_to_nothing_however_large_the_table(
     assert pages(connection, nb_hours=30) <= 1.5 * before
     # A thousand rows of the first bite, each with a probe of its events, and no more.
     assert before < 10_000
-
-
-def test_the_bites_are_equally_large_wherever_they_are(connection: Connection) -> None:
-    fill(connection, 20_000)
-    connection.execute("ANALYZE")
-    first = pages(connection, only_count=True, limit=500)
-    last = pages(connection, only_count=True, limit=500, after_id=19_000)
-    assert last <= 2 * first
-    for after_id in range(0, 15_000, 500):
-        bite_of_old(connection, limit=500, after_id=after_id)
-    # It does not step over what was deleted before it, which waits for a vacuum.
-    again = pages(connection, only_count=True, limit=500, after_id=15_000)
-    assert again <= 2 * first
 
 
 def test_planned_on_an_empty_table_a_bite_still_walks_by_id(connection: Connection) -> None:
