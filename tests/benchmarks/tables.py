@@ -20,10 +20,12 @@ from typing import Any
 
 import attrs
 import psycopg
+from psycopg.types.json import Jsonb
 
 from tests.benchmarks.peers import Bench
 from tests.benchmarks.table_shapes import QUEUE, SHAPES, Connection, Filling
 from trio_queue import schema
+from trio_queue._storage.queries import query
 
 #: So many jobs are claimed, finished and deferred at once.
 BATCH = 100
@@ -37,17 +39,18 @@ SETTINGS: dict[str, str | int] = {
     "jit": "off",
 }
 
-CLAIM = "SELECT * FROM trio_queue_fetch_jobs_v1(%(queues)s::varchar[], %(worker)s, %(count)s)"
-FINISH = (
-    "SELECT * FROM trio_queue_finish_jobs_v1(%(worker)s, %(ids)s::bigint[], %(attempts)s::int[], %(statuses)s::text[],"
-    " NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL)"
-)
-DEFER = (
-    "SELECT trio_queue_defer_jobs_v1(ARRAY['asked'], ARRAY['t'], NULL, NULL, NULL,"
-    " array_fill('{\"number\": 1}'::jsonb, ARRAY[%(count)s]), NULL)"
-)
-ELIGIBLE = "SELECT trio_queue_has_eligible_job_v1(%(queues)s::varchar[])"
-STOCK = "SELECT * FROM procrastinate_fetch_job_v2(%(queues)s::varchar[], %(worker)s)"
+STOCK = "SELECT * FROM procrastinate_fetch_job_v2(%(queues)s::varchar[], %(worker_id)s)"
+#: What the statements are given, beside the queues and the worker: a batch of one task's jobs, outcomes without more to say.
+GIVEN: dict[str, Any] = {
+    "limit": BATCH,
+    "turn": None,
+    "task_names": ["t"],
+    "args": Jsonb([{"number": 1}] * BATCH),
+    **dict.fromkeys(("priorities", "locks", "queueing_locks", "scheduled_at")),
+    **dict.fromkeys(
+        ("retries", "retry_at", "retry_in", "if_abort_requested", "deletes", "reasons")
+    ),
+}
 
 
 @attrs.frozen
@@ -75,34 +78,41 @@ class Table:
         pages = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
         return Cost(plan["Execution Time"], pages)
 
-    def measured(self, text: str, queues: Sequence[str] | None, *, claims: bool = False) -> Cost:
-        """The medians of many runs, each undone; claims: `text` ends what was claimed before."""
+    def measured(
+        self, text: str, queues: Sequence[str] | None, *, after_claim: bool = False
+    ) -> Cost:
+        """The medians of many runs, each undone; after_claim: `text` ends what was claimed before."""
         costs = []
+        given = {**GIVEN, "queues": queues, "worker_id": self.worker}
         for _ in range(WARM_UP + self.runs):
             with self.connection.transaction(force_rollback=True):
-                parameters = {"queues": queues, "worker": self.worker, "count": BATCH}
-                if claims:
-                    ids = [row[0] for row in self.connection.execute(CLAIM.encode(), parameters)]
-                    parameters |= {
-                        "ids": ids,
-                        "attempts": [0] * len(ids),
-                        "statuses": ["succeeded"] * len(ids),
-                    }
-                costs.append(self.explain(text, parameters))
+                if after_claim:
+                    given |= self._claimed(given)
+                costs.append(self.explain(text, given))
         costs = costs[WARM_UP:]
         return Cost(
             statistics.median(cost.ms for cost in costs),
             statistics.median(cost.pages for cost in costs),
         )
 
+    def _claimed(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Claim, and what says that they all succeeded."""
+        rows = self.connection.execute(query("fetch_jobs").encode(), given).fetchall()
+        ids = [row[0] for row in rows if row[0] is not None]
+        return {
+            "job_ids": ids,
+            "attempts": [0] * len(ids),
+            "statuses": ["succeeded"] * len(ids),
+        }
+
 
 #: The name of what is measured, and how.
 MEASURES: dict[str, Callable[[Table], Cost]] = {
-    "claim 100": lambda table: table.measured(CLAIM, None),
-    "claim 100, one queue": lambda table: table.measured(CLAIM, [QUEUE]),
-    "finish 100": lambda table: table.measured(FINISH, None, claims=True),
-    "defer 100": lambda table: table.measured(DEFER, None),
-    "eligible": lambda table: table.measured(ELIGIBLE, None),
+    "claim 100": lambda table: table.measured(query("fetch_jobs"), None),
+    "claim 100, one queue": lambda table: table.measured(query("fetch_jobs"), [QUEUE]),
+    "finish 100": lambda table: table.measured(query("finish_jobs"), None, after_claim=True),
+    "defer 100": lambda table: table.measured(query("defer_jobs"), [QUEUE]),
+    "eligible": lambda table: table.measured(query("has_eligible_job"), None),
     "stock fetch of 1": lambda table: table.measured(STOCK, None),
     "stock fetch of 1, one queue": lambda table: table.measured(STOCK, [QUEUE]),
 }

@@ -213,7 +213,20 @@ CREATE OR REPLACE FUNCTION trio_queue_has_eligible_job_v1(queues varchar[]) RETU
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_memoize = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
-    RETURN cardinality(trio_queue_pick_jobs_v1(queues, 1, false, false)) > 0;
+    -- One that is due and has no lock will do, whatever its rank: behind many of the future, picking would rank 10,000. (ORDER BY,
+    -- so that no statistics can make the planner walk those of the future; EXISTS would drop it.)
+    RETURN (
+        SELECT j.id FROM procrastinate_jobs j
+         WHERE queues IS NULL AND j.status = 'todo' AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = 1
+           AND j.scheduled_at <= now()
+         ORDER BY j.scheduled_at LIMIT 1
+    ) IS NOT NULL OR EXISTS (
+        SELECT FROM unnest(queues) queue CROSS JOIN LATERAL (
+            SELECT FROM procrastinate_jobs j
+             WHERE j.queue_name = queue AND j.status = 'todo' AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = 1
+               AND j.scheduled_at <= now()
+             ORDER BY j.scheduled_at LIMIT 1) due
+    ) OR cardinality(trio_queue_pick_jobs_v1(queues, 1, false, false)) > 0;
 END $$;
 
 -- Seconds until the next job of the future is due, NULL where there is none. One probe per queue and kind.
