@@ -113,6 +113,10 @@ MEASURES: dict[str, Callable[[Table], Cost]] = {
     "finish 100": lambda table: table.measured(query("finish_jobs"), None, after_claim=True),
     "defer 100": lambda table: table.measured(query("defer_jobs"), [QUEUE]),
     "eligible": lambda table: table.measured(query("has_eligible_job"), None),
+    "prune, a bite of 1,000": lambda table: table.measured(
+        query("delete_old_jobs"), None, hours=240
+    ),
+    "prune, nothing old": lambda table: table.measured(query("delete_old_jobs"), None, hours=480),
     "stock fetch of 1": lambda table: table.measured(STOCK, None),
     "stock fetch of 1, one queue": lambda table: table.measured(STOCK, [QUEUE]),
 }
@@ -142,18 +146,28 @@ def look(filling: Filling, runs: int) -> dict[str, Cost]:
         return {name: run(table) for name, run in MEASURES.items()}
 
 
+def bytes_of_a_job(filling: Filling) -> dict[str, float]:
+    """What a job takes on disk in each table, the indexes included."""
+    return {
+        str(name): size / jobs
+        for name, size, jobs in filling.connection.execute(
+            "SELECT t::text, pg_total_relation_size(t), (SELECT count(*) FROM procrastinate_jobs)"
+            " FROM unnest(ARRAY['procrastinate_jobs', 'procrastinate_events']::regclass[]) t"
+        ).fetchall()
+    }
+
+
 def tell(figures: dict[str, dict[str, Cost]], goals: dict[str, float]) -> None:
-    """Print a line for each table: the cost of each statement, and how many times the first table's."""
+    """Print a line for each table: milliseconds, how many times the first table's, pages; then what missed its goal."""
     base = next(iter(figures.values()))
-    print(
-        f"\n{'ms (times the first table; pages)':50}" + "".join(f"{name:>28}" for name in MEASURES)
-    )
+    print("| " + " | ".join(["", *MEASURES]) + " |")
+    print("| --- |" + " --- |" * len(MEASURES))
     for state, costs in figures.items():
         cells = [
-            f"{cost.ms:.2f} ({cost.ms / base[name].ms:.1f}; {cost.pages:,.0f})"
+            f"{cost.ms:.2f} ({cost.ms / base[name].ms:.1f} ×; {cost.pages:,.0f})"
             for name, cost in costs.items()
         ]
-        print(f"{state:50}" + "".join(f"{cell:>28}" for cell in cells))
+        print("| " + " | ".join([state, *cells]) + " |")
     for state, costs in figures.items():
         for name in ("claim 100", "claim 100, one queue"):
             times = costs[name].ms / base[name].ms
@@ -171,6 +185,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figures: dict[str, dict[str, Cost]] = {}
     goals: dict[str, float] = {}
+    sizes: dict[str, float] = {}
     with Bench.opened(SETTINGS) as bench:
         with psycopg.connect(bench.server.conninfo()) as connection:
             version = connection.info.server_version
@@ -181,8 +196,11 @@ def main() -> None:
                     filled = time.perf_counter() - began
                     figures[state] = look(filling, arguments.runs)
                     goals[state] = SHAPES[name].goal
+                    if name == "finished":
+                        sizes = bytes_of_a_job(filling)
                     print(f"{state}: filled in {filled:.0f} s: {figures[state]}", file=sys.stderr)
     tell(figures, goals)
+    print(f"bytes of a finished job, its events and all indexes: {sizes}")
     if arguments.json:
         written = {
             f"{measure}: {state}": {
@@ -197,6 +215,7 @@ def main() -> None:
             "runs": arguments.runs,
             "server_version": version,
             "settings": SETTINGS,
+            "bytes of a finished job": sizes,
             "not kept constant": "what else the machine does; the order of the tables",
         }
         arguments.json.write_text(json.dumps({"about": about, **written}, indent=1))
