@@ -39,10 +39,11 @@ async def remove_old_jobs(
     Returns:
         How many were deleted; the log of the job's end tells it.
     """
-    return await context.app.job_manager.delete_old_jobs(
+    deleted: int = await context.app.job_manager.delete_old_jobs(
         nb_hours=max_hours,
         queue=queue,
         include_failed=remove_failed,
         include_cancelled=remove_cancelled,
         include_aborted=remove_aborted,
     )
+    return deleted

@@ -79,11 +79,26 @@ class Table:
         return Cost(plan["Execution Time"], pages)
 
     def measured(
-        self, text: str, queues: Sequence[str] | None, *, after_claim: bool = False
+        self,
+        text: str,
+        queues: Sequence[str] | None,
+        *,
+        after_claim: bool = False,
+        hours: float | None = None,
     ) -> Cost:
-        """The medians of many runs, each undone; after_claim: `text` ends what was claimed before."""
+        """The medians of many runs, each undone.
+
+        Args:
+            text: The statement.
+            queues: Those that are asked for.
+            after_claim: It ends what was claimed before.
+            hours: It deletes what is older, a thousand at most.
+        """
         costs = []
         given = {**GIVEN, "queues": queues, "worker_id": self.worker}
+        if hours is not None:
+            given |= {"statuses": ["succeeded"], "nb_hours": hours, "queue": None, "limit": 1000}
+            given |= {"after_id": None, "only_count": False}
         for _ in range(WARM_UP + self.runs):
             with self.connection.transaction(force_rollback=True):
                 if after_claim:
@@ -164,7 +179,7 @@ def tell(figures: dict[str, dict[str, Cost]], goals: dict[str, float]) -> None:
     print("| --- |" + " --- |" * len(MEASURES))
     for state, costs in figures.items():
         cells = [
-            f"{cost.ms:.2f} ({cost.ms / base[name].ms:.1f} ×; {cost.pages:,.0f})"
+            f"{cost.ms:.2f} ({cost.ms / base[name].ms:.1f} x; {cost.pages:,.0f})"
             for name, cost in costs.items()
         ]
         print("| " + " | ".join([state, *cells]) + " |")
