@@ -94,7 +94,7 @@ class Table:
             after_claim: It ends what was claimed before.
             hours: It deletes what is older, a thousand at most.
         """
-        costs = []
+        costs: list[Cost] = []
         given = {**GIVEN, "queues": queues, "worker_id": self.worker}
         if hours is not None:
             given |= {"statuses": ["succeeded"], "nb_hours": hours, "queue": None, "limit": 1000}

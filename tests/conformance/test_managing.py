@@ -223,7 +223,8 @@ async def test_old_jobs(store: JobStore, worker_id: int) -> None:
     ended = [Status.SUCCEEDED, Status.FAILED]
 
     async def deleted(**said: Any) -> Deleted:
-        return await store.run(DeleteOldJobs(**{"nb_hours": -1, "statuses": ended, **said}))
+        given: dict[str, Any] = {"nb_hours": -1, "statuses": ended, **said}
+        return await store.run(DeleteOldJobs(**given))
 
     assert await deleted(nb_hours=1) == Deleted(0)
     assert await deleted(statuses=[Status.FAILED]) == Deleted(0)
