@@ -87,6 +87,22 @@ def plain(postgres_server: PostgresServer, queue_template: str) -> dict[str, int
         return costs(connection, worker, [QUEUE])
 
 
+def test_what_a_snapshot_holds_is_stepped_over_once_and_no_more_after_it(
+    queue_database: str, connection: Connection, plain: dict[str, int]
+) -> None:
+    worker = prepare(connection, is_tended=True)
+    held, closed, vacuumed = (
+        costs(connection, worker, [QUEUE])
+        for _ in fill("churned", queue_database, scale=0.005, is_tended=True)
+    )
+    came_and_went = 20 * 500
+    for statement in ("claim", "eligible"):
+        # Of some forty of them on a page, each page once; not the rows of each, nor for each job.
+        assert held[statement] < 2 * plain[statement] + came_and_went / 20
+        assert closed[statement] < 2 * plain[statement] + came_and_went / 100
+    assert {s: n for s, n in vacuumed.items() if n > 2 * plain[s]} == {}
+
+
 @pytest.mark.parametrize("is_tended", [True, False], ids=["tended", "untended"])
 @pytest.mark.parametrize("name", SMALL)
 def test_it_is_flat(
