@@ -233,6 +233,7 @@ async def test_old_jobs(store: JobStore, worker_id: int) -> None:
     assert await deleted(queue="b") == Deleted(1)
     assert await deleted(limit=1, only_count=True) == Deleted(1, walked_to=ids[0])
     assert await deleted(limit=1) == Deleted(1, walked_to=ids[0])
-    assert await deleted(after_id=ids[0]) == Deleted(1)
+    assert await deleted(limit=1, after_id=ids[0]) == Deleted(1, walked_to=ids[1])
+    assert await deleted(after_id=ids[1]) == Deleted(0)
     assert [job.status for job in await store.run(ListJobs())] == ["doing"]
     assert await store.run(ListEvents(ids[0])) == []

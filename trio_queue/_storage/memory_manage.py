@@ -199,7 +199,7 @@ def delete_old_jobs(verb: store.DeleteOldJobs, tables: Tables) -> store.Deleted:
     if not verb.only_count:
         for row in bite:
             tables.delete_job(row)
-    walked_to = bite[-1]["id"] if bite and len(old) > len(bite) else None
+    walked_to = bite[-1]["id"] if bite and len(bite) == verb.limit else None
     return store.Deleted(len(bite), walked_to)
 
 
