@@ -117,7 +117,9 @@ def test_it_is_flat(
     for queues in (None, [QUEUE]):
         found = costs(connection, worker, queues)
         times = {statement: found[statement] / plain[statement] for statement in STATEMENTS}
-        goals = dict.fromkeys(STATEMENTS, 2.0) | {"claim": SHAPES[name].goal}
+        # Two probes for each lock, however many there are: whether it is free, and whose turn it is.
+        goal = max(SHAPES[name].goal, 2.5 if name == "locks" else 2)
+        goals = dict.fromkeys(STATEMENTS, 2.0) | {"claim": goal}
         assert {s: t for s, t in times.items() if t > goals[s]} == {}
         with plans(connection) as told, connection.transaction(force_rollback=True):
             assert fetch(connection, worker, 100, queues)
