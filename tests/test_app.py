@@ -191,11 +191,14 @@ def test_import_paths_are_imported_before_a_task_is_looked_up(
 
 @in_both_loops
 def test_remove_old_jobs(app: App, connector: RecordingConnector, run: Run) -> None:
-    connector.answers[store.DeleteOldJobs] = [0]
+    connector.answers[store.DeleteOldJobs] = [store.Deleted(5)]
     context = JobContext(app=app, job=Job(task_name="x"), start_timestamp=0)
 
     async def main() -> None:
-        await builtin_tasks.remove_old_jobs(context, max_hours=3, queue="q", remove_failed=True)
+        removed = await builtin_tasks.remove_old_jobs(
+            context, max_hours=3, queue="q", remove_failed=True
+        )
+        assert removed == 5
 
     run(main)
     assert connector.said[0][1] == store.DeleteOldJobs(

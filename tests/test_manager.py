@@ -198,31 +198,6 @@ async def test_a_periodic_jobs_timestamp_is_its_moment(manager: JobManager) -> N
         await manager.defer_periodic_job(JOB, "id", 61)
 
 
-async def test_old_jobs_are_deleted_in_batches(
-    manager: JobManager, connector: RecordingConnector
-) -> None:
-    connector.answers[store.DeleteOldJobs] = [10_000, 10_000, 7]
-    deleted = await manager.delete_old_jobs(
-        2, "q", include_failed=True, include_cancelled=True, include_aborted=True
-    )
-    assert deleted == 20_007
-    assert len(connector.said) == 3
-    assert connector.said[0][1] == store.DeleteOldJobs(
-        nb_hours=2,
-        statuses=[Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.ABORTED],
-        queue="q",
-    )
-
-
-async def test_only_succeeded_jobs_are_deleted_by_default(
-    manager: JobManager, connector: RecordingConnector
-) -> None:
-    connector.answers[store.DeleteOldJobs] = [0]
-    await manager.delete_old_jobs(2)
-    verb: Any = connector.said[0][1]
-    assert verb.statuses == [Status.SUCCEEDED]
-
-
 async def test_jobs_to_abort_are_those_running_that_are_asked_to(
     manager: JobManager, connector: RecordingConnector
 ) -> None:

@@ -23,8 +23,10 @@ async def remove_old_jobs(
     remove_failed: bool | None = False,
     remove_cancelled: bool | None = False,
     remove_aborted: bool | None = False,
-) -> None:
-    """Delete jobs that ended long ago, and their events, for good.
+) -> int:
+    """Delete jobs that ended long ago, and their events, for good, in bites that block nobody.
+
+    Aborted, it stops at once; what was deleted is gone.
 
     Args:
         context: The job's context.
@@ -33,11 +35,15 @@ async def remove_old_jobs(
         remove_failed: Delete failed jobs too, not only those that succeeded.
         remove_cancelled: Delete cancelled jobs too.
         remove_aborted: Delete aborted jobs too.
+
+    Returns:
+        How many were deleted; the log of the job's end tells it.
     """
-    await context.app.job_manager.delete_old_jobs(
+    deleted: int = await context.app.job_manager.delete_old_jobs(
         nb_hours=max_hours,
         queue=queue,
         include_failed=remove_failed,
         include_cancelled=remove_cancelled,
         include_aborted=remove_aborted,
     )
+    return deleted

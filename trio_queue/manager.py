@@ -11,12 +11,11 @@ from typing import Any
 
 from trio_queue.exceptions import InvalidTimestamp, JobNotFound
 from trio_queue.jobs import Job, Status
-from trio_queue.listing import Listing
+from trio_queue.pruning import Pruning
 from trio_queue.store import (
     CancelJob,
     DeferJobs,
     DeferPeriodicJob,
-    DeleteOldJobs,
     FetchJobs,
     FinishJob,
     GetJobStatus,
@@ -29,7 +28,7 @@ from trio_queue.store import (
 )
 
 
-class JobManager(Listing):
+class JobManager(Pruning):
     """What can be asked about jobs and done to them. `App.job_manager` is one.
 
     Methods that end in `_async`, and those declared async, are for Trio and asyncio; the others for
@@ -196,41 +195,6 @@ class JobManager(Listing):
                 seconds_since_heartbeat=seconds_since_heartbeat,
             )
         )
-
-    async def delete_old_jobs(
-        self,
-        nb_hours: float,
-        queue: str | None = None,
-        include_failed: bool | None = False,
-        include_cancelled: bool | None = False,
-        include_aborted: bool | None = False,
-    ) -> int:
-        """Delete jobs that ended long ago, and their events, in many short transactions.
-
-        Args:
-            nb_hours: They ended longer ago.
-            queue: Only the jobs of this queue.
-            include_failed: Failed ones too, not only those that succeeded.
-            include_cancelled: Cancelled ones too.
-            include_aborted: Aborted ones too.
-
-        Returns:
-            How many were deleted.
-        """
-        statuses = [Status.SUCCEEDED]
-        if include_failed:
-            statuses.append(Status.FAILED)
-        if include_cancelled:
-            statuses.append(Status.CANCELLED)
-        if include_aborted:
-            statuses.append(Status.ABORTED)
-        verb = DeleteOldJobs(nb_hours=nb_hours, statuses=statuses, queue=queue)
-        total = 0
-        while True:
-            deleted = await self.connector.run_async(verb)
-            total += deleted
-            if deleted < verb.limit:
-                return total
 
     async def list_jobs_to_abort_async(self, queue: str | None = None) -> list[int]:
         """The ids of the running jobs whose abort is asked for."""

@@ -364,15 +364,32 @@ class ListStalledJobs(Verb[list[Job]]):
     task_name: str | None = None
 
 
+@attrs.frozen
+class Deleted:
+    """What a bite of old jobs was."""
+
+    count: int
+    #: The `after_id` of the next bite; None: no old job is left above it.
+    walked_to: int | None = None
+
+
 @attrs.frozen(kw_only=True)
-class DeleteOldJobs(Verb[int]):
-    """Delete jobs that ended in one of these statuses so long ago, at most `limit`. Answers how many."""
+class DeleteOldJobs(Verb[Deleted]):
+    """Delete jobs that ended in one of these statuses so long ago: a bite, in one short transaction.
+
+    By id, at most `limit` of them, and fewer where it takes long. Jobs that somebody works on are
+    skipped.
+    """
 
     name: ClassVar[str] = "delete_old_jobs"
     nb_hours: float
     statuses: Sequence[Status]
     queue: str | None = None
-    limit: int = 10_000
+    limit: int = 1_000
+    #: Only jobs with greater ids; None: all.
+    after_id: int | None = None
+    #: Delete nothing, answer the same.
+    only_count: bool = False
 
 
 @attrs.frozen

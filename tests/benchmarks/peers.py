@@ -39,13 +39,13 @@ class Bench:
 
     @classmethod
     @contextmanager
-    def opened(cls) -> Generator[Bench]:
-        """A throw-away server with PostgreSQL's default configuration: it syncs what it commits."""
+    def opened(cls, settings: dict[str, str | int] = SETTINGS) -> Generator[Bench]:
+        """A throw-away server; unless told otherwise, with PostgreSQL's default configuration: it syncs what it commits."""
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             # On disk, and where the account can reach it that root runs the server as.
             Path(folder).chmod(0o755)
             place = Path(folder) / "server"
-            with EmbeddedServer(place, ephemeral=True, settings=SETTINGS) as server:
+            with EmbeddedServer(place, ephemeral=True, settings=settings) as server:
                 yield cls(server)
 
     def database(self, *, ours: bool) -> str:

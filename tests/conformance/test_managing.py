@@ -14,6 +14,7 @@ from trio_queue.store import (
     CancelJob,
     CheckConnection,
     DeferJobs,
+    Deleted,
     DeleteOldJobs,
     FetchJobs,
     FinishJob,
@@ -220,10 +221,19 @@ async def test_old_jobs(store: JobStore, worker_id: int) -> None:
         await store.run(FinishJob(job_id, Status.SUCCEEDED))
     await running(store, worker_id)
     ended = [Status.SUCCEEDED, Status.FAILED]
-    assert await store.run(DeleteOldJobs(nb_hours=1, statuses=ended)) == 0
-    assert await store.run(DeleteOldJobs(nb_hours=-1, statuses=[Status.FAILED])) == 0
-    assert await store.run(DeleteOldJobs(nb_hours=-1, statuses=ended, queue="b")) == 1
-    assert await store.run(DeleteOldJobs(nb_hours=-1, statuses=ended, limit=1)) == 1
-    assert await store.run(DeleteOldJobs(nb_hours=-1, statuses=ended)) == 1
+
+    async def deleted(**said: Any) -> Deleted:
+        given: dict[str, Any] = {"nb_hours": -1, "statuses": ended, **said}
+        return await store.run(DeleteOldJobs(**given))
+
+    assert await deleted(nb_hours=1) == Deleted(0)
+    assert await deleted(statuses=[Status.FAILED]) == Deleted(0)
+    assert await deleted(only_count=True) == Deleted(3)
+    assert await deleted(queue="b", after_id=ids[2]) == Deleted(0)
+    assert await deleted(queue="b") == Deleted(1)
+    assert await deleted(limit=1, only_count=True) == Deleted(1, walked_to=ids[0])
+    assert await deleted(limit=1) == Deleted(1, walked_to=ids[0])
+    assert await deleted(limit=1, after_id=ids[0]) == Deleted(1, walked_to=ids[1])
+    assert await deleted(after_id=ids[1]) == Deleted(0)
     assert [job.status for job in await store.run(ListJobs())] == ["doing"]
     assert await store.run(ListEvents(ids[0])) == []

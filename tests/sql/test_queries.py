@@ -111,8 +111,11 @@ EXPECTED = {
         JOB,
     ),
     "delete_old_jobs": (
-        "statuses text[], nb_hours double precision, queue text, limit integer",
-        "deleted integer",
+        (
+            "statuses text[], nb_hours double precision, queue text, limit integer, after_id bigint, "
+            "only_count boolean"
+        ),
+        "deleted integer, walked_to bigint",
     ),
     "check_connection": ("", "ready boolean"),
 }

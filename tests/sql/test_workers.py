@@ -200,9 +200,22 @@ def aged(connection: Connection, hours: float, status: str = "succeeded", **colu
 
 
 def delete_old(connection: Connection, **said: Any) -> int:
-    given = {"statuses": ["succeeded"], "nb_hours": 10.0, "queue": None, "limit": 100, **said}
-    deleted: int = value(connection, query("delete_old_jobs"), given)
+    deleted, _ = bite_of_old(connection, **said)
     return deleted
+
+
+def bite_of_old(connection: Connection, **said: Any) -> tuple[int, int | None]:
+    given = {
+        "statuses": ["succeeded"],
+        "nb_hours": 10.0,
+        "queue": None,
+        "limit": 100,
+        "after_id": None,
+        "only_count": False,
+        **said,
+    }
+    ((deleted, walked_to),) = rows(connection, query("delete_old_jobs"), given)
+    return deleted, walked_to
 
 
 def left(connection: Connection) -> list[int]:

@@ -26,6 +26,29 @@ def moment(value: str | datetime.datetime) -> datetime.datetime:
     return read
 
 
+#: The units of a duration.
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def duration(value: str | datetime.timedelta) -> datetime.timedelta:
+    """Read a number with a unit: 45s, 90m, 12h, 30d, 4w.
+
+    Raises:
+        click.BadParameter: It is none, or longer than any calendar.
+    """
+    if isinstance(value, datetime.timedelta):
+        return value
+    number, unit = value[:-1], value[-1:]
+    try:
+        return datetime.timedelta(**{_UNITS[unit]: int(number)})
+    except (KeyError, ValueError):
+        raise click.BadParameter(
+            f"{value!r} is not a duration such as 45s, 90m, 12h, 30d or 4w."
+        ) from None
+    except OverflowError:
+        raise click.BadParameter(f"{value!r} is longer than any calendar.") from None
+
+
 def names(value: str | list[str]) -> list[str]:
     """Read names with commas between them; none at all is an empty list."""
     if isinstance(value, list):

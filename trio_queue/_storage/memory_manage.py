@@ -184,7 +184,7 @@ def list_stalled_jobs(verb: store.ListStalledJobs, tables: Tables) -> list[Job]:
 
 
 @answer.register
-def delete_old_jobs(verb: store.DeleteOldJobs, tables: Tables) -> int:
+def delete_old_jobs(verb: store.DeleteOldJobs, tables: Tables) -> store.Deleted:
     """See DeleteOldJobs."""
     oldest = tables.now - datetime.timedelta(hours=verb.nb_hours)
     old = [
@@ -193,10 +193,14 @@ def delete_old_jobs(verb: store.DeleteOldJobs, tables: Tables) -> int:
         if Status(row["status"]) in verb.statuses
         and any(True for _ in tables.events[row["id"]])
         and max(event.at for event in tables.events[row["id"]]) < oldest
-    ][: verb.limit]
-    for row in old:
-        tables.delete_job(row)
-    return len(old)
+        and (verb.after_id is None or row["id"] > verb.after_id)
+    ]
+    bite = old[: verb.limit]
+    if not verb.only_count:
+        for row in bite:
+            tables.delete_job(row)
+    walked_to = bite[-1]["id"] if bite and len(bite) == verb.limit else None
+    return store.Deleted(len(bite), walked_to)
 
 
 @answer.register

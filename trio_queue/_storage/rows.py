@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from trio_queue.jobs import Event, GroupCount, Job, Status, WorkerInfo
-from trio_queue.store import Fetched, Finished, Orphan
+from trio_queue.store import Deleted, Fetched, Finished, Orphan
 from trio_queue.types import JSONDict
 
 
@@ -87,6 +87,12 @@ def worker_from_row(row: Sequence[Any]) -> WorkerInfo:
 def group_count_from_row(row: Sequence[Any]) -> GroupCount:
     """A count from: name, jobs_count, stats (an object of counts by status)."""
     return GroupCount(name=row[0], jobs_count=int(row[1]), stats=dict(row[2]))
+
+
+def deleted_from_rows(found: Sequence[Sequence[Any]]) -> Deleted:
+    """A bite of old jobs, from one row: deleted, walked_to."""
+    ((count, walked_to),) = found
+    return Deleted(count, walked_to)
 
 
 def finished_from_row(row: Sequence[Any]) -> Finished:

@@ -308,7 +308,7 @@ _READERS: Final[dict[type[Verb[Any]], Reader]] = {
     store.RetryJob: _nothing,
     store.FinishJob: _nothing,
     store.ListStalledJobs: _each(rows.job_from_row),
-    store.DeleteOldJobs: _value,
+    store.DeleteOldJobs: rows.deleted_from_rows,
     store.CheckConnection: _is_something,
 }
 

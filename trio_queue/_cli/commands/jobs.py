@@ -1,4 +1,4 @@
-"""`trio-queue jobs`: list, show, retry, cancel, abort."""
+"""`trio-queue jobs`: list, show, retry, cancel, abort, prune."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import click
 from trio_queue._cli.group import EXIT_CODES, CommandGroup
 from trio_queue._cli.options import connection_options
 from trio_queue._cli.session import Session
-from trio_queue._cli.values import moment
+from trio_queue._cli.values import duration, moment
 from trio_queue.exceptions import JobNotFound
 from trio_queue.jobs import Status
 
@@ -30,6 +30,7 @@ Examples:
   trio-queue jobs retry 12 13 --in 60
   trio-queue jobs cancel 12
   trio-queue jobs abort 12
+  trio-queue jobs prune --older-than 30d --dry-run
 
 \b
 Statuses:
@@ -53,7 +54,7 @@ _as_json = click.option(
 @connection_options
 @click.pass_context
 def command(context: click.Context, /, *, worker_id: int | None, as_json: bool) -> None:
-    """List jobs; show one with what happened to it; retry, cancel or abort some."""
+    """List jobs; show one with what happened to it; retry, cancel or abort some; prune old ones."""
     if context.invoked_subcommand is not None:
         if worker_id is not None or as_json:
             given = "--json" if worker_id is None else "--worker"
@@ -234,6 +235,49 @@ def abort(session: Session, /, *, job_ids: tuple[int, ...]) -> None:
         return await _refuse(app, job_id)
 
     _for_each(session, job_ids, abort_one)
+
+
+@command.command("prune")
+@click.option(
+    "--older-than",
+    type=duration,
+    metavar="DURATION",
+    required=True,
+    help="They ended longer ago: 90m, 12h, 30d, 4w.",
+)
+@click.option(
+    "--status",
+    "statuses",
+    type=click.Choice(STATUSES[2:]),
+    multiple=True,
+    default=[Status.SUCCEEDED.value],
+    show_default=True,
+    help="They ended like this. Can be given several times.",
+)
+@click.option("--queue", help="Only jobs of this queue.")
+@click.option("--dry-run", is_flag=True, help="Delete nothing, only count.")
+@connection_options
+@click.pass_obj
+def prune(
+    session: Session,
+    /,
+    *,
+    older_than: datetime.timedelta,
+    statuses: tuple[str, ...],
+    queue: str | None,
+    dry_run: bool,
+) -> None:
+    """Delete jobs that ended long ago, and what happened to them, for good.
+
+    In many short transactions, with rests: workers go on meanwhile. Interrupted, it leaves the rest.
+    """
+
+    async def ask(app: App) -> int:
+        return await app.job_manager.prune_jobs(older_than, statuses, queue, dry_run=dry_run)
+
+    count = _ask(session, ask)
+    jobs = "1 job" if count == 1 else f"{count:,} jobs"
+    click.echo(f"{jobs} would be deleted." if dry_run else f"Deleted {jobs}.")
 
 
 async def _require(app: App, job_id: int) -> Job:

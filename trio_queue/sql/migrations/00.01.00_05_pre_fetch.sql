@@ -34,6 +34,8 @@ DECLARE
     listed int[];  -- streams of which the longest due are listed by time, `list_size` at most
     depth int := least(n, 2 * n / greatest(cardinality(queues), 1)) + 20;
     list_size int := depth;
+    -- Of those listed that have no lock, so many in rank order are looked at: 10,000 due cost 4.6 ms, where ordering all took 5.7.
+    best_of_list int := greatest(depth, 500);
     too_deep text[] := '{}';  -- locks left out of the walk
     first_ids bigint[];  -- the first jobs of locks that are not walked, with their ranks
     first_ranks int[];
@@ -98,19 +100,25 @@ BEGIN
         list AS MATERIALIZED (
             SELECT stream, w.*
               FROM unnest(listed) stream CROSS JOIN LATERAL (
-                SELECT j.id, ~j.priority AS rank FROM procrastinate_jobs j
-                 WHERE queues IS NULL AND j.status = 'todo'
-                   AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = stream
-                   AND j.scheduled_at <= now() AND (j.lock = ANY (too_deep)) IS NOT TRUE
-                 ORDER BY j.scheduled_at LIMIT list_size) w
+                SELECT x.*, row_number() OVER () AS place FROM (
+                    SELECT due.* FROM (
+                        SELECT j.id, ~j.priority AS rank FROM procrastinate_jobs j
+                         WHERE queues IS NULL AND j.status = 'todo'
+                           AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = stream
+                           AND j.scheduled_at <= now() AND (j.lock = ANY (too_deep)) IS NOT TRUE
+                         ORDER BY j.scheduled_at LIMIT list_size) due
+                     ORDER BY due.rank, due.id LIMIT CASE stream WHEN scheduled_unlocked THEN best_of_list END) x) w
             UNION ALL
             SELECT stream, w.*
               FROM unnest(queues) queue CROSS JOIN unnest(listed) stream CROSS JOIN LATERAL (
-                SELECT j.id, ~j.priority AS rank FROM procrastinate_jobs j
-                 WHERE j.queue_name = queue AND j.status = 'todo'
-                   AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = stream
-                   AND j.scheduled_at <= now() AND (j.lock = ANY (too_deep)) IS NOT TRUE
-                 ORDER BY j.scheduled_at LIMIT list_size) w),
+                SELECT x.*, row_number() OVER () AS place FROM (
+                    SELECT due.* FROM (
+                        SELECT j.id, ~j.priority AS rank FROM procrastinate_jobs j
+                         WHERE j.queue_name = queue AND j.status = 'todo'
+                           AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = stream
+                           AND j.scheduled_at <= now() AND (j.lock = ANY (too_deep)) IS NOT TRUE
+                         ORDER BY j.scheduled_at LIMIT list_size) due
+                     ORDER BY due.rank, due.id LIMIT CASE stream WHEN scheduled_unlocked THEN best_of_list END) x) w),
         -- The same conditions twice, with a row lock and without one; LATERAL, so that a job is looked at, and locked, only
         -- when its turn comes. The first scan reads the row again once it has the lock. The candidates are a subquery and no
         -- CTE: before PostgreSQL 17 the planner forgets the order of a CTE, and would sort, and lock, them all. status::text, so
@@ -125,8 +133,11 @@ BEGIN
                         UNION ALL SELECT rank, id FROM list
                         UNION ALL SELECT rank, id FROM unnest(first_ranks, first_ids) first (rank, id)) found
                  -- The horizon: the earliest end of a stream that was cut off.
-                 WHERE ((found.rank, found.id) <= (SELECT rank, id FROM walk WHERE place = depth ORDER BY rank, id LIMIT 1))
-                       IS NOT FALSE
+                 WHERE ((found.rank, found.id) <= (
+                    SELECT rank, id FROM (
+                        SELECT rank, id FROM walk WHERE place = depth
+                        UNION ALL SELECT rank, id FROM list WHERE place = best_of_list AND stream = scheduled_unlocked) ends
+                     ORDER BY rank, id LIMIT 1)) IS NOT FALSE
                  ORDER BY found.rank, found.id OFFSET 0) candidates
              CROSS JOIN LATERAL (
                 SELECT locked.id FROM (
@@ -154,7 +165,8 @@ BEGIN
              LIMIT n),
         result AS MATERIALIZED (SELECT array_agg(id) AS ids, count(*) < n AS too_few FROM taken)
         SELECT result.ids,
-               too_few AND EXISTS (SELECT FROM walk WHERE place = depth),
+               too_few AND (EXISTS (SELECT FROM walk WHERE place = depth)
+                            OR EXISTS (SELECT FROM list WHERE place = best_of_list AND stream = scheduled_unlocked)),
                too_few AND EXISTS (
                    SELECT FROM walk WHERE stream < ready_locked
                     GROUP BY stream HAVING 2 * count(*) FILTER (WHERE scheduled_at > now()) > count(*)),
@@ -203,6 +215,7 @@ BEGIN
         END IF;
         IF deeper THEN
             depth := least(depth::bigint * 4, 1000000000);
+            best_of_list := greatest(depth, best_of_list);
         END IF;
     END LOOP;
     RETURN coalesce(picked, '{}');
@@ -213,7 +226,20 @@ CREATE OR REPLACE FUNCTION trio_queue_has_eligible_job_v1(queues varchar[]) RETU
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET enable_hashjoin = off
 SET enable_mergejoin = off SET enable_memoize = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
-    RETURN cardinality(trio_queue_pick_jobs_v1(queues, 1, false, false)) > 0;
+    -- One that is due and has no lock will do, whatever its rank: behind many of the future, picking would rank 10,000. (ORDER BY,
+    -- so that no statistics can make the planner walk those of the future; EXISTS would drop it.)
+    RETURN (
+        SELECT j.id FROM procrastinate_jobs j
+         WHERE queues IS NULL AND j.status = 'todo' AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = 1
+           AND j.scheduled_at <= now()
+         ORDER BY j.scheduled_at LIMIT 1
+    ) IS NOT NULL OR EXISTS (
+        SELECT FROM unnest(queues) queue CROSS JOIN LATERAL (
+            SELECT FROM procrastinate_jobs j
+             WHERE j.queue_name = queue AND j.status = 'todo' AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = 1
+               AND j.scheduled_at <= now()
+             ORDER BY j.scheduled_at LIMIT 1) due
+    ) OR cardinality(trio_queue_pick_jobs_v1(queues, 1, false, false)) > 0;
 END $$;
 
 -- Seconds until the next job of the future is due, NULL where there is none. One probe per queue and kind.
