@@ -185,16 +185,19 @@ def test_a_better_job_that_joins_a_lock_held_elsewhere_waits_a_bounded_time(
     assert fetch(second, worker, 10) == [better]
 
 
+@pytest.mark.parametrize("lock", [None, "l"])
 def test_waiting_for_ddl_is_not_taken_for_a_race(
-    connection: Connection, second: Connection, queue_database: str
+    connection: Connection, second: Connection, queue_database: str, lock: str | None
 ) -> None:
     worker = register(connection)
-    made = insert(connection)
+    made = insert(connection, lock=lock)
+    asked = {"queues": None, "worker_id": worker, "turn": 2, "limit": 100}
+    connection.execute("SET statement_timeout = '20s'")
     with psycopg.connect(queue_database) as other:
         # As CREATE INDEX does: rows can be looked at and locked, but not changed.
         other.execute("LOCK TABLE procrastinate_jobs IN SHARE MODE")
         got: list[int] = []
-        thread = threading.Thread(target=lambda: got.extend(fetch(second, worker)))
+        thread = threading.Thread(target=lambda: got.extend(claimed(second, AT_ONCE, asked)))
         thread.start()
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         since = time.monotonic()
@@ -202,6 +205,8 @@ def test_waiting_for_ddl_is_not_taken_for_a_race(
         while not value(connection, waiting):
             assert time.monotonic() < since + 20
         value(connection, "SELECT pg_sleep(0.2)::text")
+        # Meanwhile the worker can say other things, of its stage and what it gives back.
+        value(connection, "SELECT trio_queue_take_turn_v1(%s, 1)", [worker])
         other.commit()
     thread.join()
     assert got == [made]
