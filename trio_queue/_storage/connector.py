@@ -187,10 +187,9 @@ class PsycopgConnector(BaseConnector):
         )
         with translated(parameters.address):
             # Once by hand: the pool would try for its whole timeout, and not say why it failed.
-            async with await psycopg.AsyncConnection.connect(
-                parameters.conninfo, **kwargs
-            ) as connection:
-                await set_up_async(connection)
+            first = await psycopg.AsyncConnection.connect(parameters.conninfo, **kwargs)
+            async with first:
+                await set_up_async(first)
             try:
                 await made.open(wait=True)
             except BaseException:
@@ -204,8 +203,7 @@ class PsycopgConnector(BaseConnector):
         await set_up_async(connection, may_prepare=parameters.may_prepare)
         if not connection.autocommit:
             await connection.commit()
-        users = self._pool_args.get("configure")
-        if users is not None:
+        if users := self._pool_args.get("configure"):
             await users(connection)
 
     async def close_async(self) -> None:
@@ -236,9 +234,8 @@ class PsycopgConnector(BaseConnector):
         return self._pools.current is not None
 
     async def _resolve(self) -> Parameters:
-        return await resolve_async(
-            self._pool_args.get("conninfo", ""), self._pool_args.get("kwargs")
-        )
+        given = self._pool_args
+        return await resolve_async(given.get("conninfo", ""), given.get("kwargs"))
 
     # -- verbs ----------------------------------------------------------------------------------
 
@@ -327,8 +324,7 @@ class PsycopgConnector(BaseConnector):
     @contextlib.asynccontextmanager
     async def _open_store(self) -> AsyncGenerator[JobStore]:
         parameters = self._parameters or await self._resolve()
-        store = PostgresJobStore(parameters, dumps=self._dumps, loads=self._loads)
-        async with store:
+        async with PostgresJobStore(parameters, dumps=self._dumps, loads=self._loads) as store:
             await store.check_schema(check_usable)
             yield store
 

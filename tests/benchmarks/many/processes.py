@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,7 +121,24 @@ def shares() -> Run:
     return run
 
 
-_WAIT = re.compile(r"still waiting for (\w+) on (.*?) after")
+_ENTRY = re.compile(r"\n(?=\S+ \S+ \S+ \[\d+\] LOG:)")
+_WAIT = re.compile(r"still waiting for (\w+) on (\w+)")
+
+
+def _kind(entry: str) -> str | None:
+    """Who waited for what, of an entry of the server's log; None where nobody did."""
+    found = _WAIT.search(entry)
+    if found is None:
+        return None
+    mode, what = found.groups()
+    if what != "transaction":
+        return f"{mode} on {what}"
+    if 'relation "trio_queue_workers"' in entry:
+        return "for the worker's own row"
+    # The statement that writes outcomes has the name in a comment.
+    return (
+        "a claim" if "PL/pgSQL function trio_queue_fetch_jobs" in entry else "a write of outcomes"
+    )
 
 
 def waits() -> Run:
@@ -140,11 +158,9 @@ def waits() -> Run:
                     with log.open() as file:
                         file.seek(begin)
                         said = file.read()
-                    found = _WAIT.findall(said)
-                    yield f"{count} workers", len(found)
-                    kinds = {f"{mode} on {what.split(' ')[0]}" for mode, what in found}
-                    for kind in sorted(kinds):
-                        number = sum(f"{m} on {w.split(' ')[0]}" == kind for m, w in found)
+                    found = Counter(filter(None, map(_kind, _ENTRY.split(said))))
+                    yield f"{count} workers, a claim", found.pop("a claim", 0)
+                    for kind, number in sorted(found.items()):
                         yield f"{count} workers, {kind}", number
             finally:
                 for name in ("log_lock_waits", "deadlock_timeout"):
