@@ -79,8 +79,8 @@ MUTATIONS_OF_STOPPING = (
         "a body begins that was told to stop before",
         "_worker.run",
         "Runner._outcome",
-        "                await trio.lowlevel.checkpoint_if_cancelled()\n",
-        "",
+        "running.was_stopped",
+        "False",
         Script(
             (JobSpec(0), JobSpec(0, deferred_at=2)),
             (Trouble(1, "fetch_jobs", Ill.SLOW_AFTER, 4.25), AbortJob(2.5, 1)),
