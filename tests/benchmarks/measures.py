@@ -24,6 +24,7 @@ MEASURES: dict[str, Run] = {
     "defer-singly": defer.singly,
     "defer-tasks": defer.by_tasks,
     "latency": latency.latency,
+    "latency-at-once": latency.latency_at_once,
     "steps": steps.steps,
     "open": idle.opening,
     "command-line": idle.command_line,

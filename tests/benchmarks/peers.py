@@ -108,8 +108,10 @@ class Bench:
                 schema = (resources.files("procrastinate") / "sql" / "schema.sql").read_bytes()
                 with psycopg.connect(conninfo, autocommit=True) as other:
                     other.execute(schema)
-            yield conninfo
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+            try:
+                yield conninfo
+            finally:
+                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
     @contextmanager
     def cost(self) -> Generator[Cost]:
