@@ -154,7 +154,7 @@ def batches(size: int) -> Callable[[Bench], Iterator[Figure]]:
         work = _batches(size, bench.some(SIZES[size], 2))
         peers = {**_async_peers(_in_batches, _in_batches), FLOOR: _floor_in_batches}
         for name, way in bench.in_turn(peers):
-            with bench.database(ours=name != BASE) as conninfo:
+            with bench.fresh_database(ours=name != BASE) as conninfo:
                 cost = way(bench, conninfo, work)
             yield from cost.figures(f"defer, batches of {size:,}", name, sum(map(len, work)))
 
@@ -178,7 +178,7 @@ def singly(bench: Bench) -> Iterator[Figure]:
     for commits in ("", NO_SYNC):
         what = "defer, one by one" + (", synchronous_commit=off" if commits else "")
         for name, way in bench.in_turn(peers):
-            with bench.database(ours=not name.startswith(BASE)) as conninfo:
+            with bench.fresh_database(ours=not name.startswith(BASE)) as conninfo:
                 cost = way(bench, conninfo + commits, jobs)
             yield from cost.figures(what, name, jobs)
 
@@ -188,6 +188,6 @@ def by_tasks(bench: Bench) -> Iterator[Figure]:
     jobs = bench.some(4_000)
     peers = _async_peers(_by_tasks_on_trio, _by_tasks_on_asyncio)
     for name, way in bench.in_turn(peers):
-        with bench.database(ours=name != BASE) as conninfo:
+        with bench.fresh_database(ours=name != BASE) as conninfo:
             cost = way(bench, conninfo, jobs)
         yield from cost.figures(f"defer, {TASKS} tasks at once", name, jobs)

@@ -60,7 +60,7 @@ def _drained(
     bench: Bench, what: str, name: str, peer: Peer, concurrency: int, *, logged: bool = False
 ) -> Iterator[Figure]:
     jobs = bench.some(OUR_JOBS[concurrency] if peer.ours else STOCK_JOBS)
-    with bench.database(ours=peer.ours) as conninfo:
+    with bench.fresh_database(ours=peer.ours) as conninfo:
         fill(conninfo, jobs)
         with bench.logging_at_info() if logged else nullcontext(), bench.cost() as cost:
             peer.drain(conninfo, concurrency)
@@ -102,7 +102,7 @@ def settings(concurrency: int = 100) -> Callable[[Bench], Iterator[Figure]]:
         what = f"drain, concurrency {concurrency}, settings"
         for name, options in bench.in_turn({**SETTINGS, "synchronous_commit=off": {}}):
             jobs = bench.some(OUR_JOBS[concurrency])
-            with bench.database() as conninfo:
+            with bench.fresh_database() as conninfo:
                 fill(conninfo, jobs)
                 address = conninfo + NO_SYNC if name == "synchronous_commit=off" else conninfo
                 with bench.cost() as cost:

@@ -97,7 +97,7 @@ class Figures:
         """Read what `write` wrote."""
         measures = json.loads(path.read_text())
         about = measures.pop("about")
-        return cls(measures, about["units"], about["runs"])
+        return cls(measures, about.get("units", {}), about.get("runs", []))
 
 
 def _is_replaced(run: Mapping[str, Any], newer: Figures) -> bool:

@@ -16,12 +16,9 @@ import trio
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.benchmarks.figures import BASE, ON_ASYNCIO, OURS, Figure
-from tests.benchmarks.peers import QUEUE, Bench, our_app, stock_app
+from tests.benchmarks.peers import QUEUE, SETTLING, Bench, our_app, stock_app
 from trio_queue._loops.guest import open_guest
 
-#: Seconds from the start of an idle worker to its measurement: a session tells what it did when
-#: it rests, and ten seconds late at most.
-SETTLING = 12
 #: Seconds that it is measured: three heartbeats, six polls.
 WATCHED = 30
 
@@ -100,7 +97,7 @@ def idle(bench: Bench) -> Iterator[Figure]:
         BASE: lambda conninfo: run_on_asyncio(stock_app, conninfo),
     }
     for name, run in bench.in_turn(peers):
-        with bench.database(ours=name != BASE) as conninfo:
+        with bench.fresh_database(ours=name != BASE) as conninfo:
             yield from idle_figures("idle", name, run(conninfo))
 
 
@@ -153,7 +150,7 @@ def opening(bench: Bench) -> Iterator[Figure]:
 
     peers = {OURS: on_trio, ON_ASYNCIO: on_asyncio, BASE: stock}
     for name, run in bench.in_turn(peers):
-        with bench.database(ours=name != BASE) as conninfo:
+        with bench.fresh_database(ours=name != BASE) as conninfo:
             run(conninfo)
             with bench.cost() as cost:
                 for _ in range(times):

@@ -180,7 +180,7 @@ def _measured(bench: Bench, what: str, jobs: int, pause: float) -> Iterator[Figu
     for name, run in bench.in_turn(PEERS):
         work = _Work(jobs, pause)
         with (
-            bench.database(ours=name != BASE) as conninfo,
+            bench.fresh_database(ours=name != BASE) as conninfo,
             _heard(conninfo, work.times),
             bench.cost(),
         ):

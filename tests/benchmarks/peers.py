@@ -11,12 +11,13 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import LiteralString, TypeVar
 
 import attrs
 import procrastinate
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 import trio_queue
 from tests.benchmarks import machine
@@ -36,6 +37,9 @@ SETTINGS: dict[str, str | int] = {
 QUEUE = "bench"
 #: For a conninfo: a commit does not wait for the disk.
 NO_SYNC = " options='-c synchronous_commit=off'"
+#: Seconds from the start of an idle worker to its measurement: a session tells what it did when
+#: it rests, and ten seconds late at most.
+SETTLING = 12
 #: How a log is written that somebody reads.
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -72,17 +76,20 @@ class Bench:
 
     @classmethod
     @contextmanager
-    def opened(cls, *, quick: bool = False) -> Generator[Bench]:
-        """A throw-away server with PostgreSQL's default configuration: it syncs what it commits.
+    def opened(
+        cls, settings: Mapping[str, str | int] = SETTINGS, *, quick: bool = False
+    ) -> Generator[Bench]:
+        """A throw-away server; unless told otherwise with PostgreSQL's default configuration.
 
-        Where it is only to be seen that it runs, it does not.
+        So it syncs what it commits. Where it is only to be seen that it runs, it does not.
         """
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             # On disk, and where the account can reach it that root runs the server as.
             Path(folder).chmod(0o755)
             place = Path(folder) / "server"
-            settings = {} if quick else SETTINGS
-            with EmbeddedServer(place, ephemeral=True, settings=settings) as server:
+            with EmbeddedServer(
+                place, ephemeral=True, settings={} if quick else settings
+            ) as server:
                 yield cls(server, Path(folder), quick)
 
     def some(self, many: int, few: int = 20) -> int:
@@ -95,23 +102,31 @@ class Bench:
         start = self.round % len(items)
         yield from items[start:] + items[:start]
 
+    def database(self, *, ours: bool) -> str:
+        """A fresh database with our schema or with Procrastinate's own. It stays."""
+        name = f"bench_{next(self._numbers)}"
+        self._admin("CREATE DATABASE {}", name)
+        conninfo = self.server.conninfo(name)
+        if ours:
+            apply_schema(conninfo)
+        else:
+            schema = (resources.files("procrastinate") / "sql" / "schema.sql").read_bytes()
+            with psycopg.connect(conninfo, autocommit=True) as connection:
+                connection.execute(schema)
+        return conninfo
+
     @contextmanager
-    def database(self, *, ours: bool = True) -> Generator[str]:
-        """The conninfo of a fresh database with our schema or with Procrastinate's own."""
-        name = sql.Identifier(f"bench_{next(self._numbers)}")
+    def fresh_database(self, *, ours: bool = True) -> Generator[str]:
+        """A `database` that is dropped after the block: no autovacuum of it disturbs the next."""
+        conninfo = self.database(ours=ours)
+        try:
+            yield conninfo
+        finally:
+            self._admin("DROP DATABASE {} WITH (FORCE)", str(conninfo_to_dict(conninfo)["dbname"]))
+
+    def _admin(self, statement: LiteralString, name: str) -> None:
         with psycopg.connect(self.server.conninfo(), autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
-            conninfo = self.server.conninfo(name.as_string()[1:-1])
-            if ours:
-                apply_schema(conninfo)
-            else:
-                schema = (resources.files("procrastinate") / "sql" / "schema.sql").read_bytes()
-                with psycopg.connect(conninfo, autocommit=True) as other:
-                    other.execute(schema)
-            try:
-                yield conninfo
-            finally:
-                connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+            connection.execute(sql.SQL(statement).format(sql.Identifier(name)))
 
     @contextmanager
     def cost(self) -> Generator[Cost]:

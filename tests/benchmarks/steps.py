@@ -195,7 +195,7 @@ def steps(bench: Bench) -> Iterator[Figure]:
     """Microseconds of CPU in the worker's process for each step of a job; and for a drain's whole."""
     batches = bench.some(BATCHES, 1)
     jobs = BATCH * (batches + 1)
-    with bench.database() as conninfo:
+    with bench.fresh_database() as conninfo:
         fill(conninfo, jobs)
         found = trio.run(_measure, bench, conninfo, batches)
         check_succeeded(conninfo, jobs)
@@ -211,7 +211,7 @@ def steps(bench: Bench) -> Iterator[Figure]:
         yield Figure(WHOLE, "µs of CPU", step, value)
     whole = sum(value for step, value in ordered.items() if not step.startswith("("))
     yield Figure(WHOLE, "µs of CPU", "sum of the steps", whole)
-    with bench.database() as conninfo:
+    with bench.fresh_database() as conninfo:
         jobs = bench.some(40_000)
         fill(conninfo, jobs)
         with bench.cost() as cost:

@@ -13,8 +13,8 @@ import trio
 
 import trio_queue
 from tests.benchmarks.figures import BASE, OURS, Figure
-from tests.benchmarks.idle import SETTLING, WATCHED, idle_figures, idling
-from tests.benchmarks.peers import QUEUE, Bench
+from tests.benchmarks.idle import WATCHED, idle_figures, idling
+from tests.benchmarks.peers import QUEUE, SETTLING, Bench
 from tests.waiting import eventually
 
 
@@ -95,10 +95,10 @@ def abort_all(bench: Bench) -> Iterator[Figure]:
             await asyncio.gather(worker, return_exceptions=True)
             return time.perf_counter() - began
 
-    with bench.database() as conninfo:
+    with bench.fresh_database() as conninfo:
         yield Figure("stop, 1,000 jobs aborted", "s", OURS, trio.run(ours, conninfo))
         assert _count(conninfo, "aborted") == jobs
-    with bench.database(ours=False) as conninfo:
+    with bench.fresh_database(ours=False) as conninfo:
         _defer(conninfo, jobs)
         yield Figure("stop, 1,000 jobs aborted", "s", BASE, asyncio.run(stock(conninfo)))
 
@@ -115,7 +115,7 @@ def user_abort(bench: Bench) -> Iterator[Figure]:
                 await eventually(lambda: _count(conninfo, "aborted") == 1, "the abort")
                 return time.perf_counter() - began
 
-    with bench.database() as conninfo:
+    with bench.fresh_database() as conninfo:
         yield Figure("a user's abort while draining", "s", OURS, trio.run(ours, conninfo))
 
 
@@ -128,7 +128,7 @@ def idle_stop(bench: Bench) -> Iterator[Figure]:
             worker.stop()
         return time.perf_counter() - began
 
-    with bench.database() as conninfo:
+    with bench.fresh_database() as conninfo:
         yield Figure("stop, nothing runs", "s", OURS, trio.run(ours, conninfo))
 
 
@@ -146,6 +146,6 @@ def draining(bench: Bench) -> Iterator[Figure]:
         return told
 
     for drains in (True, False):
-        with bench.database() as conninfo:
+        with bench.fresh_database() as conninfo:
             what = "draining, one job runs" if drains else "one job runs"
             yield from idle_figures(what, OURS, trio.run(ours, conninfo, drains))
