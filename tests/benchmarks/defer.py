@@ -7,7 +7,6 @@ import json
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import procrastinate
 import psycopg
 import trio
 
@@ -167,7 +166,7 @@ def singly(bench: Bench) -> Iterator[Figure]:
         **_async_peers(_singly, _singly),
         SYNC: lambda bench, conninfo, work: _singly_sync(bench, our_app(conninfo), work),
         STOCK_SYNC: lambda bench, conninfo, work: _singly_sync(
-            bench, stock_app(conninfo, procrastinate.SyncPsycopgConnector), work
+            bench, stock_app(conninfo, sync=True), work
         ),
         FLOOR: lambda bench, conninfo, work: _floor_singly(bench, conninfo, _INSERT, work),
         "floor, any commit": lambda bench, conninfo, work: _floor_singly(

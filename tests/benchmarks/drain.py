@@ -31,7 +31,8 @@ class Peer:
 
 def _on_trio(conninfo: str, concurrency: int, **options: Any) -> None:
     app = our_app(conninfo)
-    app.run_worker(**{"wait": False, "concurrency": concurrency, "queues": [QUEUE], **options})
+    given: dict[str, Any] = {"concurrency": concurrency, "queues": [QUEUE], **options}
+    app.run_worker(wait=False, **given)
 
 
 def _on_asyncio(conninfo: str, concurrency: int) -> None:

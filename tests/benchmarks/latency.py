@@ -90,7 +90,9 @@ def _heard(conninfo: str, times: Times) -> Generator[None]:
 def _timed(app: Any, times: Times) -> Any:
     """A deferrer for a task that takes the time; its module differs by App only."""
 
-    @app.task(name="timed", queue=QUEUE)
+    task: Callable[[Any], Any] = app.task(name="timed", queue=QUEUE)
+
+    @task
     async def timed(number: int) -> None:
         del number
         times.begun.append(time.perf_counter())

@@ -40,7 +40,7 @@ def about(conninfo: str) -> dict[str, Any]:
         conninfo: Of the server.
     """
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        settings = dict(
+        settings: dict[str, str] = dict(
             connection.execute(
                 "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s)",
                 [list(SETTINGS)],

@@ -173,10 +173,9 @@ def our_app(conninfo: str) -> trio_queue.App:
     return app
 
 
-def stock_app(
-    conninfo: str, connector: type[procrastinate.BaseConnector] = procrastinate.PsycopgConnector
-) -> procrastinate.App:
+def stock_app(conninfo: str, *, sync: bool = False) -> procrastinate.App:
     """Procrastinate's, as its documentation makes one."""
+    connector = procrastinate.SyncPsycopgConnector if sync else procrastinate.PsycopgConnector
     app = procrastinate.App(connector=connector(conninfo=conninfo))
 
     @app.task(name="noop", queue=QUEUE)

@@ -7,17 +7,18 @@ be read on a light and on a dark page.
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import statistics
 from collections.abc import Callable, Mapping
 from pathlib import Path
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Picture
+from typing import Any, TypeAlias
 
 from tests.benchmarks.figures import BASE, FLOOR, ON_ASYNCIO, OURS, Figures
 from tests.benchmarks.steps import WHOLE
+
+#: matplotlib's, whose own types are half unknown.
+Axes: TypeAlias = Any
 
 GREY = "#808890"
 COLOURS = {OURS: "#2f81f7", ON_ASYNCIO: "#2da44e", BASE: "#d9622b", FLOOR: GREY}
@@ -152,10 +153,13 @@ def draw(source: Path, folder: Path) -> list[Path]:
     Returns:
         The files that were written.
     """
+    # Imported here: only who draws needs it.
+    matplotlib: Any = importlib.import_module("matplotlib")
+    picture_of: Any = importlib.import_module("matplotlib.figure").Figure
     figures, written = Figures.read(source), list[Path]()
     for name, fill in PICTURES.items():
-        with mpl.rc_context(STYLE):
-            picture = Picture(layout="constrained")
+        with matplotlib.rc_context(STYLE):
+            picture = picture_of(layout="constrained")
             axes = picture.add_subplot()
             if not fill(axes, figures):
                 continue
