@@ -19,15 +19,14 @@ SOURCE = Path(__file__).parents[1] / "_static" / "performance.json"
 
 def told(found: Summary, *, ratio: bool) -> str:
     """A cell: the median, its spread, and how it compares."""
-    spread = f"{shown(found.least)} to {shown(found.most)}"
-    compared = f", **{shown(found.ratio)} x**" if ratio and found.ratio is not None else ""
-    return f"{shown(found.median)} ({spread}){compared}"
+    value = f"{shown(found.median)} ({shown(found.least)} to {shown(found.most)})"
+    return f"**{shown(found.ratio)} x**, {value}" if ratio and found.ratio is not None else value
 
 
 class FiguresTable(TableDirective):
     """Measures, one a row, against peers, one a column: `{figures}` with the peers as its argument.
 
-    The body has a measure a line; `what the cell says = measure` where the row is to be called otherwise.
+    The body has a row a line: `what the row is called = measure`.
     """
 
     required_arguments = 1
@@ -39,11 +38,12 @@ class FiguresTable(TableDirective):
         self.env.note_dependency(str(SOURCE))
         figures = Figures.read(SOURCE)
         peers = [peer.strip() for peer in self.arguments[0].split("|")]
+        lines = [line.rpartition(" = ") for line in self.content]
+        units = {figures.units[measure] for _, _, measure in lines}
         rows: list[list[str]] = []
-        for line in self.content:
-            said, _, measure = line.rpartition(" = ")
-            unit = figures.units[measure]
-            cells = [f"{said or measure} ({unit})"]
+        for said, _, measure in lines:
+            unit = "" if len(units) == 1 else f" ({figures.units[measure]})"
+            cells = [f"{said}{unit}"]
             for peer in peers:
                 there = peer in figures.measures[measure]
                 cells.append(
@@ -51,7 +51,10 @@ class FiguresTable(TableDirective):
                 )
             rows.append(cells)
         width = 70 // len(peers)
-        head = [self.options.get("first", ""), *peers]
+        first = self.options.get("first", "")
+        if len(units) == 1:
+            first += f" ({units.pop()})"
+        head = [first, *peers]
         return [self.table(head, rows, [30, *([width] * len(peers))])]
 
 
