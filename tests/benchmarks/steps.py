@@ -98,9 +98,9 @@ async def _spawn(count: int) -> None:
             nursery.start_soon(_nothing)
 
 
-async def _enter_scopes(running: Sequence[RunningJob]) -> None:
-    for each in running:
-        with each.scope:
+async def _enter_scopes(count: int) -> None:
+    for _ in range(count):
+        with trio.CancelScope(shield=True):
             await trio.lowlevel.checkpoint_if_cancelled()
 
 
@@ -115,9 +115,9 @@ async def _path(
     table, running = await watch.time("take into the table", _sync(lambda: _taken(jobs, worker_id)))
     await watch.time("spawn a Trio task", lambda: _spawn(len(jobs)))
 
-    # Each step on jobs of its own: a scope is entered once, a body begins once.
+    await watch.time("enter a shielded scope", lambda: _enter_scopes(len(jobs)))
+    # On jobs of its own: a body begins once.
     _, others = _taken(jobs, worker_id)
-    await watch.time("enter a shielded scope", lambda: _enter_scopes(others))
     runner = scene.runner(table)
     caller = scene.worker._caller()  # pyright: ignore[reportPrivateUsage] - its parts are what is measured
 
