@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import platform
@@ -25,6 +26,7 @@ SETTINGS = (
     "autovacuum",
     "jit",
 )
+PROCESSES = Path("/proc")
 PACKAGES = ("trio-queue", "procrastinate", "trio", "psycopg", "uvloop")
 
 
@@ -56,7 +58,7 @@ def about(conninfo: str) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "postgresql": version[0].split()[0],
         "settings": dict(sorted(settings.items())),
-        "cpu_of_server": "read in /proc" if Path("/proc/self/stat").exists() else "no /proc here",
+        "cpu_of_server": "read in /proc" if (PROCESSES / "self").exists() else "no /proc here",
     }
 
 
@@ -89,25 +91,32 @@ def server_cpu(pid: int) -> float | None:
     Returns:
         None where there is no /proc to read it from.
     """
-    processes = Path("/proc")
-    if not (processes / str(pid) / "stat").exists():
+    if not (PROCESSES / str(pid) / "stat").exists():
         return None
-    # What its children used that have ended is counted for it.
-    ticks = sum(_stat(processes / str(pid))[11:15])
-    for process in processes.iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            fields = _stat(process)
-        except OSError:
-            continue  # it has just ended: counted with its parent, or not ours
-        if fields[1] == pid:
-            ticks += sum(fields[11:13])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    while True:
+        # A backend that ends meanwhile would be missed, or counted twice: once more, then.
+        before = _children(pid)
+        # What its children used that have ended is counted for it.
+        ticks = sum(_stat(pid)[11:15])
+        after = _children(pid)
+        if before.keys() == after.keys():
+            return (ticks + sum(after.values())) / os.sysconf("SC_CLK_TCK")
 
 
-def _stat(process: Path) -> list[int]:
+def _children(parent: int) -> dict[int, int]:
+    """The children of a process, and the ticks of CPU that each has used."""
+    children: dict[int, int] = {}
+    for process in PROCESSES.iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):  # it has just ended
+                fields = _stat(int(process.name))
+                if fields[1] == parent:
+                    children[int(process.name)] = sum(fields[11:13])
+    return children
+
+
+def _stat(pid: int) -> list[int]:
     """The fields of /proc/*/stat after the name, which may have anything in it; the state as 0."""
-    text = (process / "stat").read_text()
+    text = (PROCESSES / str(pid) / "stat").read_text()
     fields = text[text.rindex(")") + 2 :].split()
     return [0, *map(int, fields[1:])]
