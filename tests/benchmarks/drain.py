@@ -15,7 +15,7 @@ from tests.benchmarks.figures import BASE, FLOOR, ON_ASYNCIO, OURS, Figure
 from tests.benchmarks.peers import NO_SYNC, QUEUE, Bench, check_succeeded, fill, our_app, stock_app
 
 #: Enough for a second each, at the pace of the peer.
-OUR_JOBS = {1: 10_000, 10: 30_000, 100: 40_000, 1_000: 40_000}
+OUR_JOBS = {1: 20_000, 10: 30_000, 100: 40_000, 1_000: 40_000}
 STOCK_JOBS = 1_200
 
 
@@ -111,3 +111,27 @@ def settings(concurrency: int = 100) -> Callable[[Bench], Iterator[Figure]]:
             yield Figure(what, "jobs/s", name, jobs / cost.seconds)
 
     return run
+
+
+#: Of jobs that wait, so many at each concurrency.
+WAITING_JOBS = {1: 100, 10: 1_000, 100: 8_000, 1_000: 20_000}
+WAIT = 0.01
+
+
+def waiting(bench: Bench) -> Iterator[Figure]:
+    """Our own worker on jobs that wait for something else, 10 ms each, as most jobs do."""
+    what = "drain, jobs that wait 10 ms"
+    for concurrency, many in WAITING_JOBS.items():
+        jobs = bench.some(many)
+        with bench.fresh_database() as conninfo:
+            fill(conninfo, jobs, task="wait")
+            app = our_app(conninfo)
+
+            @app.task(name="wait")
+            async def wait(number: int) -> None:
+                del number
+                await trio.sleep(WAIT)
+
+            with bench.cost() as cost:
+                app.run_worker(wait=False, concurrency=concurrency, queues=[QUEUE])
+        yield Figure(what, "jobs/s", f"concurrency={concurrency}", jobs / cost.seconds)

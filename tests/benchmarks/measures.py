@@ -17,6 +17,7 @@ MEASURES: dict[str, Run] = {
     "drain-100": drain.drain(100),
     "drain-1000": drain.drain(1_000),
     "settings": drain.settings(),
+    "settings-waiting": drain.waiting,
     "defer-batches-10": defer.batches(10),
     "defer-batches-100": defer.batches(100),
     "defer-batches-1000": defer.batches(1_000),

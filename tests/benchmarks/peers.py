@@ -198,13 +198,13 @@ def registration(concurrency: int) -> RegisterWorker:
     )
 
 
-def fill(conninfo: str, count: int) -> None:
+def fill(conninfo: str, count: int, *, task: str = "noop") -> None:
     """Insert jobs that wait, and let the server know its tables."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(
             "INSERT INTO procrastinate_jobs (queue_name, task_name, args)"
-            " SELECT %s, 'noop', jsonb_build_object('number', n) FROM generate_series(1, %s) n",
-            [QUEUE, count],
+            " SELECT %s, %s, jsonb_build_object('number', n) FROM generate_series(1, %s) n",
+            [QUEUE, task, count],
         )
         connection.execute("VACUUM ANALYZE")
 

@@ -39,7 +39,11 @@ def peers_of(figures: Iterator[Figure]) -> dict[str, set[str]]:
             "drain, concurrency 10: client",
             {OURS, ON_ASYNCIO, BASE, FLOOR},
         ),
-        ("drain-1000", "drain, concurrency 1,000, log at INFO", {OURS, ON_ASYNCIO, BASE}),
+        (
+            "settings-waiting",
+            "drain, jobs that wait 10 ms",
+            {f"concurrency={each}" for each in (1, 10, 100, 1000)},
+        ),
         (
             "defer-batches-10",
             "defer, batches of 10",
