@@ -18,10 +18,11 @@ from tests.benchmarks.peers import QUEUE, registration
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._storage.queries import QUERIES
 from trio_queue._storage.statements import parameters_of
+from trio_queue._worker.pace import MAX_AHEAD
 from trio_queue.store import FetchJobs, FinishJobs
 
 #: Claimed ahead of the places, as a worker does at this pace.
-AHEAD = 1_000
+AHEAD = MAX_AHEAD
 
 
 async def noop(number: int) -> None:
