@@ -148,8 +148,8 @@ def beside(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure against Procrastinate and floors, as ratios in one run. On a quiet machine only."""
-    session.install("-e", ".[embedded]", *group("test"))
+    """Measure us, Procrastinate and the floor in one run: `nox -s bench -- --quick`, `-- --help`."""
+    session.install("-e", ".[embedded]", *group("test"), *group("bench"))
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 
 

@@ -25,6 +25,7 @@ extensions = [
     "plain_signatures",
     "worker_tables",
     "deviation_tables",
+    "figure_tables",
     "message_tables",
     "stage_diagram",
     "command_line",

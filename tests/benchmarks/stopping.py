@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 
 import procrastinate
@@ -12,19 +12,19 @@ import psycopg
 import trio
 
 import trio_queue
-from tests.benchmarks.peers import SETTLING, Bench, idling
+from tests.benchmarks.figures import BASE, OURS, Figure
+from tests.benchmarks.idle import WATCHED, idle_figures, idling
+from tests.benchmarks.peers import QUEUE, SETTLING, Bench
 from tests.waiting import eventually
-
-Run = Callable[[Bench], Iterator[tuple[str, float]]]
 
 
 def _our_app(conninfo: str, began: list[None]) -> trio_queue.App:
     app = trio_queue.App(
         connector=trio_queue.PsycopgConnector(conninfo=conninfo),
-        worker_defaults={"install_signal_handlers": False, "queues": ["bench"]},
+        worker_defaults={"install_signal_handlers": False, "queues": [QUEUE]},
     )
 
-    @app.task(name="wait", queue="bench")
+    @app.task(name="wait", queue=QUEUE)
     async def wait() -> None:
         began.append(None)
         await trio.sleep_forever()
@@ -36,8 +36,8 @@ def _defer(conninfo: str, count: int) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(
             "INSERT INTO procrastinate_jobs (queue_name, task_name)"
-            " SELECT 'bench', 'wait' FROM generate_series(1, %s)",
-            [count],
+            " SELECT %s, 'wait' FROM generate_series(1, %s)",
+            [QUEUE, count],
         )
 
 
@@ -64,8 +64,9 @@ async def _holding(conninfo: str, jobs: int) -> AsyncGenerator[trio_queue.Worker
         worker.abort()
 
 
-def abort_all(jobs: int = 1_000) -> Run:
-    """Seconds from the abort of so many waiting jobs to the end of the worker, every row written."""
+def abort_all(bench: Bench) -> Iterator[Figure]:
+    """Seconds from the abort of a thousand waiting jobs to the worker's end, every row written."""
+    jobs = bench.some(1_000)
 
     async def ours(conninfo: str) -> float:
         async with _holding(conninfo, jobs) as worker:
@@ -76,7 +77,7 @@ def abort_all(jobs: int = 1_000) -> Run:
     async def stock(conninfo: str) -> float:
         app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=conninfo))
 
-        @app.task(name="wait", queue="bench")
+        @app.task(name="wait", queue=QUEUE)
         async def wait() -> None:
             await asyncio.Event().wait()
 
@@ -94,18 +95,15 @@ def abort_all(jobs: int = 1_000) -> Run:
             await asyncio.gather(worker, return_exceptions=True)
             return time.perf_counter() - began
 
-    def run(bench: Bench) -> Iterator[tuple[str, float]]:
-        conninfo = bench.database(ours=True)
-        yield "trio_queue", trio.run(ours, conninfo)
+    with bench.fresh_database() as conninfo:
+        yield Figure("stop, 1,000 jobs aborted", "s", OURS, trio.run(ours, conninfo))
         assert _count(conninfo, "aborted") == jobs
-        conninfo = bench.database(ours=False)
+    with bench.fresh_database(ours=False) as conninfo:
         _defer(conninfo, jobs)
-        yield "procrastinate", asyncio.run(stock(conninfo))
-
-    return run
+        yield Figure("stop, 1,000 jobs aborted", "s", BASE, asyncio.run(stock(conninfo)))
 
 
-def user_abort() -> Run:
+def user_abort(bench: Bench) -> Iterator[Figure]:
     """Seconds from a user's request to abort a job, while its worker drains, to its row."""
 
     async def ours(conninfo: str) -> float:
@@ -117,13 +115,11 @@ def user_abort() -> Run:
                 await eventually(lambda: _count(conninfo, "aborted") == 1, "the abort")
                 return time.perf_counter() - began
 
-    def run(bench: Bench) -> Iterator[tuple[str, float]]:
-        yield "trio_queue", trio.run(ours, bench.database(ours=True))
-
-    return run
+    with bench.fresh_database() as conninfo:
+        yield Figure("a user's abort while draining", "s", OURS, trio.run(ours, conninfo))
 
 
-def idle_stop() -> Run:
+def idle_stop(bench: Bench) -> Iterator[Figure]:
     """Seconds from `stop()` to the end of a worker that runs nothing."""
 
     async def ours(conninfo: str) -> float:
@@ -132,32 +128,24 @@ def idle_stop() -> Run:
             worker.stop()
         return time.perf_counter() - began
 
-    def run(bench: Bench) -> Iterator[tuple[str, float]]:
-        yield "trio_queue", trio.run(ours, bench.database(ours=True))
-
-    return run
+    with bench.fresh_database() as conninfo:
+        yield Figure("stop, nothing runs", "s", OURS, trio.run(ours, conninfo))
 
 
-def draining(seconds: float = 30.0) -> Run:
-    """Transactions per second of a worker that drains, one job running."""
+def draining(bench: Bench) -> Iterator[Figure]:
+    """What a worker asks of the database while it drains, and while it only runs a job."""
+    settling, seconds = (0.1, 0.5) if bench.quick else (SETTLING, WATCHED)
 
-    async def ours(bench: Bench, conninfo: str, *, drains: bool) -> float:
+    async def ours(conninfo: str, drains: bool) -> list[tuple[str, float]]:
         async with _holding(conninfo, 1) as worker:
             if drains:
                 worker.stop()
-            await trio.sleep(SETTLING)
-            name = "draining" if drains else "running one job"
-            with idling(name, bench, conninfo, seconds) as result:
+            await trio.sleep(settling)
+            with idling(bench, conninfo, seconds) as told:
                 await trio.sleep(seconds)
-        return result[0]
+        return told
 
-    def run(bench: Bench) -> Iterator[tuple[str, float]]:
-        for drains in (True, False):
-            conninfo = bench.database(ours=True)
-
-            async def main(conninfo: str = conninfo, drains: bool = drains) -> float:
-                return await ours(bench, conninfo, drains=drains)
-
-            yield ("draining" if drains else "running one job"), trio.run(main)
-
-    return run
+    for drains in (True, False):
+        with bench.fresh_database() as conninfo:
+            what = "draining, one job runs" if drains else "one job runs"
+            yield from idle_figures(what, OURS, trio.run(ours, conninfo, drains))
