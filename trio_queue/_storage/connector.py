@@ -15,6 +15,7 @@ import trio
 from trio_queue import utils
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.pool import Pool
+from trio_queue._storage.checking import Checks
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translated
 from trio_queue._storage.loops import (
@@ -177,7 +178,7 @@ class PsycopgConnector(BaseConnector):
         factory = self._pool_factory or cast("Any", psycopg_pool.AsyncConnectionPool)
         made = factory(
             **{
-                "check": psycopg_pool.AsyncConnectionPool.check_connection,
+                "check": Checks().check_async,
                 **self._pool_args,
                 "configure": partial(self._configure, parameters),
                 "conninfo": parameters.conninfo,

@@ -14,6 +14,7 @@ import psycopg
 import psycopg_pool
 
 from trio_queue import utils
+from trio_queue._storage.checking import Checks
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translated
 from trio_queue._storage.parameters import Parameters, resolve
@@ -75,7 +76,7 @@ class SyncPool:
     ) -> psycopg_pool.ConnectionPool[Any]:
         made: psycopg_pool.ConnectionPool[Any] = cast("Any", psycopg_pool.ConnectionPool)(
             **{
-                "check": psycopg_pool.ConnectionPool.check_connection,
+                "check": Checks().check,
                 "configure": partial(_configure, may_prepare=parameters.may_prepare),
                 **self._pool_args,
                 **args,
