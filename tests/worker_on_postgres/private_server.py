@@ -98,9 +98,10 @@ class PrivateServer:
         """As `start_again`, from sync code."""
         again = self._server(str(self._first.directory))
         again.start()
-        if self._current is not self._first:
-            self._current.close()
-        self._current = again
+        # In this order: the proxy asks for the port meanwhile, in another thread.
+        last, self._current = self._current, again
+        if last is not self._first:
+            last.close()
 
     def close(self) -> None:
         self._current.close()
