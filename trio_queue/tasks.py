@@ -6,7 +6,6 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from inspect import Parameter
 from typing import Any, Generic, TypeAlias, final, overload
 
 from typing_extensions import ParamSpec, TypeVar, Unpack
@@ -26,6 +25,7 @@ from trio_queue.validation import (
     check_name,
     check_options,
     job_signature,
+    takes_names,
 )
 
 __all__ = ["AnyTask", "ConfigureTaskOptions", "Task", "configure_task"]
@@ -155,22 +155,7 @@ class Task(Generic[P, R, Args]):
 
     @functools.cached_property
     def _takes(self) -> Callable[[AbstractSet[str]], bool]:
-        """Whether the function takes arguments of these names; a False is not certain."""
-        parameters: Mapping[str, Parameter] = (
-            {} if self._signature is None else self._signature.parameters
-        )
-        by_name = {
-            name
-            for name, parameter in parameters.items()
-            if parameter.kind in {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
-        }
-        needed = {
-            name
-            for name, parameter in parameters.items()
-            if parameter.default is Parameter.empty
-            and parameter.kind not in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
-        }
-        return lambda names: needed <= names <= by_name
+        return takes_names(self._signature)
 
     def check_arguments(self, task_kwargs: JSONDict) -> None:
         """Refuse arguments that the function cannot be called with.

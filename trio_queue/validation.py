@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from inspect import Parameter
 from typing import Any, Final
 
@@ -120,6 +121,23 @@ def job_signature(
     if parameters[0].kind is Parameter.VAR_POSITIONAL:
         return signature
     return signature.replace(parameters=parameters[1:])
+
+
+def takes_names(signature: inspect.Signature | None) -> Callable[[AbstractSet[str]], bool]:
+    """What tells quickly that arguments of these names can be bound; a False of it is not certain."""
+    parameters: Mapping[str, Parameter] = {} if signature is None else signature.parameters
+    by_name = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind in {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
+    }
+    needed = {
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is Parameter.empty
+        and parameter.kind not in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
+    }
+    return lambda names: needed <= names <= by_name
 
 
 def check_flavor(flavor: Flavor | None, of: str) -> Flavor | None:
