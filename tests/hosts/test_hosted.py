@@ -108,6 +108,32 @@ def test_one_that_is_cancelled_before_its_first_step_says_that_it_has_ended() ->
     assert not told.ran
 
 
+def test_one_of_a_task_factory_is_made_in_a_turn_of_its_own_and_may_be_cancelled_before() -> None:
+    """asyncio.eager_task_factory takes the first step at once."""
+    told = Told()
+    made: list[Any] = []
+
+    def make(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Any:
+        made.append(coroutine)
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(make)
+        made.clear()
+        runs, cancelled = told.start(), told.start()
+        assert made == []
+        cancelled.cancel()
+        await turns()
+        assert len(made) == 1
+        assert set(told.tasks) == {runs, cancelled}
+        assert runs.error is None
+        assert isinstance(cancelled.error, asyncio.CancelledError)
+        asyncio.get_running_loop().set_task_factory(None)
+
+    asyncio.run(main())
+    assert told.ran
+
+
 def test_one_that_cannot_be_made_says_why_and_not_before_it_was_to_begin() -> None:
     told = Told()
 

@@ -46,6 +46,18 @@ class HostedTask(Generic[T]):
 
     def start(self, context: contextvars.Context) -> None:
         """Begin, in a context that nobody else runs in."""
+        if self._loop.get_task_factory() is None:
+            self._make(context)
+        else:
+            # It may take the first step at once (asyncio.eager_task_factory), inside of whoever starts
+            # it: jobs that end at once would start one another, ever deeper.
+            self._loop.call_soon(self._make, context)
+
+    def _make(self, context: contextvars.Context) -> None:
+        if self.is_cancelled:  # before it was made
+            self.error = asyncio.CancelledError()
+            self._tell()
+            return
         guarded = self._guarded()
         try:
             self._task = self._loop.create_task(guarded, context=context)
@@ -58,6 +70,11 @@ class HostedTask(Generic[T]):
         # What asyncio.run() cancels at its end is every task that it knows of. A job is not its
         # business: the worker is cancelled too, and drains.
         asyncio._unregister_task(self._task)  # noqa: SLF001 - documented, for extensions  # pyright: ignore[reportPrivateUsage]  # the same
+        self._cancel_if_asked()  # by its own first step, taken at once
+
+    def _cancel_if_asked(self) -> None:
+        if self.is_cancelled:
+            self.cancel()
 
     @property
     def value(self) -> T:
