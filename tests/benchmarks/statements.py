@@ -127,7 +127,7 @@ class Variant:
     def say(self, verb: store.Verb[Any]) -> Any:
         """What it takes to send a verb, so that only the sending is measured."""
         statement = statement_of(verb, None)
-        text = self.texts[statement.name]
+        text = self.texts[statement.query.name]
         connection = self.backend.connection
         return lambda: statement.read(connection.execute(text, statement.parameters).fetchall())
 

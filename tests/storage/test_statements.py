@@ -75,7 +75,7 @@ def test_the_server_takes_it(verb: Verb[Any], queue_database: str) -> None:
     statement = statement_of(verb, None)
     with psycopg.connect(queue_database) as connection:
         try:
-            rows = connection.execute(statement.text, statement.parameters).fetchall()
+            rows = connection.execute(statement.query.placeholders, statement.parameters).fetchall()
         except psycopg.errors.RaiseException:
             assert isinstance(verb, store.RetryJob | store.FinishJob)
             return

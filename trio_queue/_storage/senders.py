@@ -3,6 +3,9 @@
 Psycopg's async connections differ by their loop only (asyncio's, or the driver's for Trio), so
 there are two colours here and not three.
 
+There are two ways over a connection. Ours are in autocommit mode and at rest, so a statement goes without a cursor
+(`_pg.direct`); wherever that is not possible, psycopg's cursor does it. `_encoded` decides.
+
 On the caller's own connection nothing is committed. The statement runs under a savepoint where a
 transaction is open, so that one that fails (AlreadyEnqueued!) leaves the caller's work as it was.
 """
@@ -12,36 +15,35 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Any, Generic, TypeVar, cast
 
 import attrs
 import psycopg
 from psycopg.abc import Buffer
-from psycopg.adapt import Loader
+from psycopg.adapt import AdaptersMap, Loader
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.cursor import TrioCursor
+from trio_queue._pg.direct import AnyConnection, Rows, can_send, execute, execute_async
 from trio_queue._storage.encoding import Loads
-from trio_queue._storage.errors import translated
+from trio_queue._storage.errors import translate, translated
 from trio_queue._storage.moments import NearestTimestamptzLoader
+from trio_queue._storage.queries import Query
+from trio_queue.exceptions import TrioQueueException
 from trio_queue.jobs import UnreadableArguments
 
 R = TypeVar("R")
-Rows = Sequence[tuple[Any, ...]]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Statement(Generic[R]):
     """A verb in SQL."""
 
-    #: The verb's name.
-    name: str
     #: Answers rows, if only one of nothing: in a pipeline nobody can tell before they are fetched.
-    #: Bytes: psycopg takes text only where it stands in the code, for fear of injections.
-    text: bytes
+    query: Query
     parameters: dict[str, Any]
     #: Makes the answer of the rows.
     read: Callable[[Rows], R]
@@ -61,13 +63,17 @@ def send(
     Raises:
         Exception: What `errors.translated` makes of psycopg's.
     """
-    with (
-        translated(address, statement=statement.name, queueing_locks=statement.queueing_locks),
-        _cursor(connection) as cursor,
-    ):
-        _set_readers(cursor, loads)
-        cursor.execute(statement.text, statement.parameters)
-        rows: Rows = cursor.fetchall()
+    try:
+        parameters = _encoded(connection, statement)
+        if parameters is not None:
+            rows = execute(connection, statement.query.command, parameters, _adapters(loads))
+        else:
+            with _cursor(connection) as cursor:
+                _set_readers(cursor.adapters, loads)
+                cursor.execute(statement.query.placeholders, statement.parameters)
+                rows = cursor.fetchall()
+    except psycopg.Error as error:
+        raise _translated(error, address, statement) from error
     return statement.read(rows)
 
 
@@ -79,12 +85,32 @@ async def send_async(
     loads: Loads | None,
 ) -> R:
     """Send a statement over an async connection of the running loop. See `send`."""
-    with translated(address, statement=statement.name, queueing_locks=statement.queueing_locks):
-        async with _async_cursor(connection) as cursor:
-            _set_readers(cursor, loads)
-            await cursor.execute(statement.text, statement.parameters)
-            rows: Rows = await cursor.fetchall()
+    # Not by a context manager: each costs a microsecond or two, which is to be seen here.
+    try:
+        parameters = _encoded(connection, statement)
+        if parameters is not None:
+            rows = await execute_async(
+                connection, statement.query.command, parameters, _adapters(loads)
+            )
+        else:
+            async with _async_cursor(connection) as cursor:
+                _set_readers(cursor.adapters, loads)
+                await cursor.execute(statement.query.placeholders, statement.parameters)
+                rows = await cursor.fetchall()
+    except psycopg.Error as error:
+        raise _translated(error, address, statement) from error
     return statement.read(rows)
+
+
+def _encoded(connection: AnyConnection, statement: Statement[Any]) -> list[bytes | None] | None:
+    """The parameters for the way without a cursor; None where it has to be a cursor's."""
+    return statement.query.encode(statement.parameters) if can_send(connection) else None
+
+
+def _translated(
+    error: psycopg.Error, address: str, statement: Statement[Any]
+) -> TrioQueueException:
+    return translate(error, address, statement.query.name, statement.queueing_locks)
 
 
 def send_on_callers(
@@ -95,7 +121,7 @@ def send_on_callers(
     loads: Loads | None,
 ) -> R:
     """Send a statement as part of the caller's transaction. See `send`."""
-    with translated(address, statement=statement.name), _callers_transaction(connection):
+    with translated(address, statement=statement.query.name), _callers_transaction(connection):
         return send(connection, statement, address=address, loads=loads)
 
 
@@ -107,7 +133,7 @@ async def send_on_callers_async(
     loads: Loads | None,
 ) -> R:
     """Send a statement as part of the caller's transaction. See `send`."""
-    with translated(address, statement=statement.name):
+    with translated(address, statement=statement.query.name):
         async with _callers_transaction_async(connection):
             return await send_async(connection, statement, address=address, loads=loads)
 
@@ -172,18 +198,24 @@ def _async_cursor(
     return psycopg.AsyncCursor(connection, row_factory=tuple_row)
 
 
-def _set_readers(
-    cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any], loads: Loads | None
-) -> None:
+def _set_readers(adapters: AdaptersMap, loads: Loads | None) -> None:
     """Read JSON by the user's decoder; and let no value that somebody stored fail a statement.
 
     A claim has happened by the time that its rows are read: what cannot be read must not keep the
     other rows, nor its own, from whoever claimed them.
     """
     reader = _json_reader(loads)
-    cursor.adapters.register_loader("json", reader)
-    cursor.adapters.register_loader("jsonb", reader)
-    cursor.adapters.register_loader("timestamptz", NearestTimestamptzLoader)
+    adapters.register_loader("json", reader)
+    adapters.register_loader("jsonb", reader)
+    adapters.register_loader("timestamptz", NearestTimestamptzLoader)
+
+
+@functools.cache
+def _adapters(loads: Loads | None) -> AdaptersMap:
+    """Psycopg's adapters and our readers, for the way without a cursor."""
+    adapters = AdaptersMap(psycopg.adapters)
+    _set_readers(adapters, loads)
+    return adapters
 
 
 # It has no type in typeshed; the module that it is from is documented as what JSONDecoder uses.

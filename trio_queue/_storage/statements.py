@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import attrs
 
 from trio_queue import store, utils
+from trio_queue._pg.direct import Rows
 from trio_queue._storage import rows
 from trio_queue._storage.encoding import (
     Dumps,
@@ -30,7 +31,7 @@ from trio_queue._storage.encoding import (
     text_array,
 )
 from trio_queue._storage.queries import QUERIES
-from trio_queue._storage.senders import Rows, Statement
+from trio_queue._storage.senders import Statement
 from trio_queue.completion import Completion
 from trio_queue.exceptions import JobNotFound, NoResult
 from trio_queue.jobs import Job, Status
@@ -53,17 +54,8 @@ def statement_of(verb: Verb[R], dumps: Dumps | None) -> Statement[R]:
     """
     check(verb)
     return Statement(
-        name=verb.name,
-        text=_text(verb.name),
-        parameters=parameters_of(verb, dumps),
-        read=_reader(verb),
-        queueing_locks=_queueing_locks(verb),
+        QUERIES[verb.name], parameters_of(verb, dumps), _reader(verb), _queueing_locks(verb)
     )
-
-
-@functools.cache
-def _text(name: str) -> bytes:
-    return QUERIES[name].text.encode()
 
 
 # -- parameters ---------------------------------------------------------------------------------
@@ -72,8 +64,12 @@ def _text(name: str) -> bytes:
 @functools.singledispatch
 def parameters_of(verb: Any, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
     """The parameters of a verb's query."""
-    names: list[str] = [field.name for field in attrs.fields(cast("Any", type(verb)))]
-    return {name: _plain(getattr(verb, name)) for name in names}
+    return {name: _plain(getattr(verb, name)) for name in _fields(type(verb))}
+
+
+@functools.cache
+def _fields(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in attrs.fields(kind))
 
 
 @parameters_of.register

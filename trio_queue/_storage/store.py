@@ -12,6 +12,7 @@ import trio
 
 from trio_queue._pg.bounded import BoundedConnection
 from trio_queue._pg.connection import TrioConnection
+from trio_queue._pg.direct import Rows
 from trio_queue._pg.listener import Listener
 from trio_queue._pg.pool import Pool
 from trio_queue._storage.encoding import Dumps, Loads
@@ -20,7 +21,7 @@ from trio_queue._storage.hearing import NothingHeard, PostgresNotifications, cha
 from trio_queue._storage.heartbeat import beating
 from trio_queue._storage.parameters import Parameters
 from trio_queue._storage.schema_state import STATE_QUERY
-from trio_queue._storage.senders import Rows, send, send_async
+from trio_queue._storage.senders import send, send_async
 from trio_queue._storage.session import set_up_async
 from trio_queue._storage.statements import statement_of
 from trio_queue.store import (
