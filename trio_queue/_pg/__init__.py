@@ -2,7 +2,7 @@
 
 Bottom up: `errors` tells which failures pass by themselves; `waiting` drives psycopg's generators;
 `cancelling` brings a connection to rest; `connecting` reaches a server; `connection` and `cursor`
-are psycopg's, for Trio; `pool` lends connections and keeps no task of its own; `listener` hears notifications and says when it
+are psycopg's, for Trio; `direct` sends statements without a cursor, `text_format` writes their parameters; `pool` lends connections and keeps no task of its own; `listener` hears notifications and says when it
 may have missed some.
 """
 
@@ -12,7 +12,8 @@ from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.cursor import TrioCursor
 from trio_queue._pg.errors import PoolClosed, PoolTimeout, describe_conninfo, is_transient
 from trio_queue._pg.listener import Gap, Heard, Listener
-from trio_queue._pg.pool import Pool, PoolStatistics
+from trio_queue._pg.pool import Pool
+from trio_queue._pg.pool_statistics import PoolStatistics
 
 __all__ = [
     "Gap",

@@ -15,10 +15,8 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import attrs
 import psycopg
 import trio
 from psycopg import pq
@@ -26,43 +24,16 @@ from psycopg import pq
 from trio_queue._pg.backoff import Backoff
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.errors import PoolClosed, PoolTimeout, describe_conninfo, is_transient
-from trio_queue._pg.pool_member import Member, WhyDiscarded
+from trio_queue._pg.pool_member import Loan, Member, WhyDiscarded
+from trio_queue._pg.pool_statistics import PoolStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Self
 
 logger = logging.getLogger("trio_queue.postgres")
-
-
-@attrs.frozen(kw_only=True)
-class PoolStatistics:
-    """A pool at one moment, and what has happened to it since it was made.
-
-    Attributes:
-        max_size: How many connections there may be.
-        idle: How many wait to be lent.
-        in_use: How many are lent, or being opened for somebody.
-        waiting: How many tasks wait for a connection.
-        requests: How often a connection was asked for.
-        timeouts: How often none could be had in time.
-        opened: How many connections were opened.
-        failures: How many attempts to open one failed.
-        discarded: How many were closed, by reason: ``broken``, ``expired`` (`max_lifetime`),
-            ``idle`` (`max_idle`), ``unclean`` (returned in a state that cannot be undone),
-            ``closed`` (with the pool).
-    """
-
-    max_size: int
-    idle: int
-    in_use: int
-    waiting: int
-    requests: int
-    timeouts: int
-    opened: int
-    failures: int
-    discarded: Mapping[str, int]
 
 
 class Pool:
@@ -197,10 +168,9 @@ class Pool:
 
     # -- lend and take back ----------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def connection(
+    def connection(
         self, timeout: float | None = None
-    ) -> AsyncGenerator[TrioConnection, None]:
+    ) -> AbstractAsyncContextManager[TrioConnection, None]:
         """Borrow a connection; those who wait are served in their order.
 
         One that is returned inside of a transaction is rolled back first.
@@ -215,16 +185,30 @@ class Pool:
             psycopg.Error: A connection could be opened, but `configure` failed on it.
             trio.Cancelled: Nothing is kept.
         """
-        member = await self._acquire(self.timeout if timeout is None else timeout)
-        try:
-            yield member.connection
-        finally:
-            await self._release(member)
+        return Loan(self.acquire, self.release, self.timeout if timeout is None else timeout)
 
-    async def _acquire(self, timeout: float) -> Member:
+    async def acquire(self, timeout: float) -> Member:
+        """Take a connection, with its place; `release` has to be called. See `connection`."""
         if not self._is_open:
             raise PoolClosed(f"{self!r} is not open: open it before asking for a connection")
         self._counts["requests"] += 1
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return self._take_ready() or await self._acquire(timeout)
+
+    def _take_ready(self) -> Member | None:
+        """A connection that can be had at once, as nearly always: without a turn of the event loop, nor a timeout."""
+        try:
+            # Raises where somebody waits: they come first.
+            self._places.acquire_nowait()
+        except trio.WouldBlock:
+            return None
+        now = trio.current_time()
+        if self._idle and not self._dropped_by(now) and self._idle[-1].works_for_sure(now):
+            return self._idle.pop()
+        self._places.release()
+        return None
+
+    async def _acquire(self, timeout: float) -> Member:
         has_place = False
         with trio.move_on_after(timeout) as scope:
             self._requests_under_way.add(scope)
@@ -269,6 +253,15 @@ class Pool:
                 return member
         return await self._connect_patiently()
 
+    async def release(self, member: Member) -> None:
+        """Give back what `acquire` took."""
+        if self._is_open and member.is_at_rest():
+            self._put(member)
+            self._places.release()
+        else:
+            await self._release(member)
+        await self._expire_idle()
+
     async def _release(self, member: Member) -> None:
         reason: WhyDiscarded | None = "unclean"
         try:
@@ -281,7 +274,6 @@ class Pool:
             else:
                 await self._discard(member, reason)
             self._places.release()
-        await self._expire_idle()
 
     # -- the connections -----------------------------------------------------------------------------
 
@@ -294,20 +286,22 @@ class Pool:
         await member.connection.close()
 
     async def _expire_idle(self) -> None:
-        now = trio.current_time()
+        dropped = self._dropped_by(trio.current_time())
+        for member in dropped:
+            self._idle.remove(member)
+        for member, reason in dropped.items():
+            await self._discard(member, reason)
+
+    def _dropped_by(self, now: float) -> dict[Member, WhyDiscarded]:
+        """Which idle connections are not to be kept any longer, and why."""
         spare = len(self._idle) - self.min_size
-        kept: list[Member] = []
-        dropped: list[tuple[Member, WhyDiscarded]] = []
+        dropped: dict[Member, WhyDiscarded] = {}
         for member in self._idle:  # the one that idles longest is first
             if now >= member.expires_at:
-                dropped.append((member, "expired"))
+                dropped[member] = "expired"
             elif len(dropped) < spare and now - member.idle_since >= self.max_idle:
-                dropped.append((member, "idle"))
-            else:
-                kept.append(member)
-        self._idle[:] = kept
-        for member, reason in dropped:
-            await self._discard(member, reason)
+                dropped[member] = "idle"
+        return dropped
 
     async def _connect(self) -> Member:
         try:

@@ -7,15 +7,15 @@ statement says `$1::bigint`, the server needs to be told the text only. Other va
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import NoneType
 from typing import Any, Final, TypeAlias
 
 import psycopg
 
-Encoder: TypeAlias = Callable[[Any], bytes | None]
-#: How values are written, by their exact types.
-Encoders: TypeAlias = Mapping[type, Encoder]
+Encoder: TypeAlias = Callable[[Any], bytes]
+#: How values are written, by their exact types; that of None answers None.
+Encoders: TypeAlias = Mapping[type, Callable[[Any], bytes | None]]
 
 
 def encoders_for(type_name: str) -> Encoders:
@@ -30,7 +30,7 @@ def encoders_for(type_name: str) -> Encoders:
     element = type_name.removesuffix("[]")
     own = {**_ENCODERS, **_OF_ONE_TYPE.get(element, {})}
     if element == type_name:
-        return own
+        return {NoneType: _null, **own}
     array = _array_encoder(own)
     # Text: an array that somebody has written already.
     return {NoneType: _null, str: _text, **dict.fromkeys((list, tuple, set, frozenset), array)}
@@ -64,27 +64,24 @@ def _moment(value: datetime.datetime) -> bytes:
     return str(value).encode()
 
 
-def _array_encoder(elements: Encoders) -> Encoder:
-    def encode(values: Any) -> bytes:
-        return b"{%b}" % b",".join(
-            [_element(elements[type(value)](value), type(value)) for value in values]
-        )
+def _array_encoder(elements: Mapping[type, Encoder]) -> Encoder:
+    encoders: dict[type, Encoder] = {NoneType: lambda _: b"NULL"}
+    for kind, encode in elements.items():
+        encoders[kind] = _quoting(encode) if kind in {str, datetime.datetime} else encode
 
-    return encode
+    def encode_array(values: Iterable[Any]) -> bytes:
+        return b"{%b}" % b",".join([encoders[type(value)](value) for value in values])
+
+    return encode_array
 
 
-def _element(encoded: bytes | None, kind: type) -> bytes:
-    if encoded is None:
-        return b"NULL"
-    if kind is not str and kind is not datetime.datetime:
-        return encoded
-    # Quoted, nothing but these two means anything.
-    return b'"%b"' % encoded.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+def _quoting(encode: Encoder) -> Encoder:
+    # Between quotes nothing but these two means anything.
+    return lambda value: b'"%b"' % encode(value).replace(b"\\", b"\\\\").replace(b'"', b'\\"')
 
 
 #: Read alike by every type that they can be a value of.
 _ENCODERS: Final[dict[type, Encoder]] = {
-    NoneType: _null,
     str: _text,
     int: _integer,
     datetime.datetime: _moment,

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 import psycopg
 import trio
+from psycopg import pq
 from psycopg.waiting import Ready, Wait
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ MAX_BUSY: Final = 0.005
 Nearly every write is possible at once; yielding for each would cost a turn of the event loop per
 query (about a tenth of a query's time), never yielding would let a large ``executemany`` hold it.
 """
+
+# Members of an enum take 0.1 µs to be looked up, and as long to be compared.
+IDLE: Final = int(pq.TransactionStatus.IDLE)
+NO_PIPELINE: Final = int(pq.PipelineStatus.OFF)
 
 _MOST_READS_OF_AN_IDLE_SOCKET: Final = 16
 

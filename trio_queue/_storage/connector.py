@@ -17,7 +17,7 @@ from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.pool import Pool
 from trio_queue._storage.checking import Checks
 from trio_queue._storage.encoding import Dumps, Loads
-from trio_queue._storage.errors import translated
+from trio_queue._storage.errors import translate, translated
 from trio_queue._storage.loops import (
     in_serving_loop,
     in_trio,
@@ -262,12 +262,16 @@ class PsycopgConnector(BaseConnector):
             return await send_on_callers_async(
                 owner, statement, address=address_of(owner), loads=self._loads
             )
+        if not in_trio() or trio_runs_this_code():
+            return await self._send_over_pool(statement)
         return await in_serving_loop(partial(self._send_over_pool, statement))
 
     async def _send_over_pool(self, statement: Statement[R]) -> R:
-        with translated(self._address):
+        try:
             async with self._pools.require().connection() as ours:
                 return await send_async(ours, statement, address=self._address, loads=self._loads)
+        except psycopg.Error as error:
+            raise translate(error, self._address) from error
 
     def connect(self) -> psycopg.Connection[Any]:
         """Open a sync connection of its own, in autocommit mode. The caller closes it.

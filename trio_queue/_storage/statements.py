@@ -64,7 +64,7 @@ def statement_of(verb: Verb[R], dumps: Dumps | None) -> Statement[R]:
 @functools.singledispatch
 def parameters_of(verb: Any, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
     """The parameters of a verb's query."""
-    return {name: _plain(getattr(verb, name)) for name in _fields(type(verb))}
+    return {name: _plain(getattr(verb, name)) for name in _fields(verb.__class__)}
 
 
 @functools.cache

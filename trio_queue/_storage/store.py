@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Self, TypeVar
 
+import psycopg
 import trio
 
 from trio_queue._pg.bounded import BoundedConnection
@@ -16,7 +17,7 @@ from trio_queue._pg.direct import Rows
 from trio_queue._pg.listener import Listener
 from trio_queue._pg.pool import Pool
 from trio_queue._storage.encoding import Dumps, Loads
-from trio_queue._storage.errors import is_transient, translated
+from trio_queue._storage.errors import is_transient, translate, translated
 from trio_queue._storage.hearing import NothingHeard, PostgresNotifications, channels
 from trio_queue._storage.heartbeat import beating
 from trio_queue._storage.parameters import Parameters
@@ -88,11 +89,13 @@ class PostgresJobStore:
     async def run(self, verb: Verb[R]) -> R:
         """Send a verb over one of the store's connections. See JobStore."""
         statement = statement_of(verb, self._dumps)
-        with translated(self._address):
+        try:
             async with self._pool.connection() as connection:
                 return await send_async(
                     connection, statement, address=self._address, loads=self._loads
                 )
+        except psycopg.Error as error:
+            raise translate(error, self._address) from error
 
     async def check_schema(self, check: Callable[[Rows, str], None]) -> None:
         """Ask for the state of the schema and let `check` judge it, given the address.

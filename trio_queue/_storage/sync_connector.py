@@ -16,7 +16,7 @@ import psycopg_pool
 from trio_queue import utils
 from trio_queue._storage.checking import Checks
 from trio_queue._storage.encoding import Dumps, Loads
-from trio_queue._storage.errors import translated
+from trio_queue._storage.errors import translate, translated
 from trio_queue._storage.parameters import Parameters, resolve
 from trio_queue._storage.senders import send, send_on_callers
 from trio_queue._storage.session import set_up
@@ -119,8 +119,11 @@ class SyncPool:
     def run(self, verb: Verb[R]) -> R:
         """Send a verb. Raises AppNotOpen where there is no pool; what the verb says."""
         statement = statement_of(verb, self._dumps)
-        with translated(self._address), self._require().connection() as connection:
-            return send(connection, statement, address=self._address, loads=self._loads)
+        try:
+            with self._require().connection() as connection:
+                return send(connection, statement, address=self._address, loads=self._loads)
+        except psycopg.Error as error:
+            raise translate(error, self._address) from error
 
     def run_on(self, verb: Verb[R], connection: psycopg.Connection[Any]) -> R:
         """Send a verb as part of the caller's transaction. Raises what the verb says."""
