@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import trio
 from psycopg import errors
+from psycopg.adapt import AdaptersMap
 
 from tests.pg.helpers import (
     assert_usable,
@@ -19,6 +20,7 @@ from tests.pg.helpers import (
     wait_until_running,
 )
 from trio_queue._pg import TrioConnection, cancelling
+from trio_queue._pg.direct import Command, execute_async
 from trio_queue._pg.waiting import Pace
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from tests.fix_proxy import Proxy
 
 STEPS = range(1, 20)
+ADAPTERS = AdaptersMap(psycopg.adapters)
 
 
 @pytest.fixture(params=["libpq 17", "older libpq"])
@@ -78,6 +81,9 @@ async def test_in_a_cancelled_scope_nothing_is_sent(connection: TrioConnection) 
     operations: list[Callable[[], Awaitable[Any]]] = [
         lambda: connection.execute("INSERT INTO t VALUES (1)"),
         lambda: connection.cursor().executemany("INSERT INTO t VALUES (%s)", [(1,)]),
+        lambda: execute_async(
+            connection, Command(b"inserts", b"INSERT INTO t VALUES (1)"), [], ADAPTERS
+        ),
         connection.commit,
         connection.wait_notifies,
         connection.cancel_safe,
@@ -419,6 +425,13 @@ async def insert(connection: TrioConnection) -> None:
     await connection.execute(INSERT)
 
 
+async def insert_without_cursor(connection: TrioConnection) -> None:
+    # Prepared at the third step, and used as such from then on.
+    connection.prepare_threshold = 2
+    command = Command(b"inserts", f"{INSERT} WHERE $1::boolean RETURNING i".encode())
+    assert await execute_async(connection, command, [b"t"], ADAPTERS) == [(1,)]
+
+
 async def insert_in_transaction(connection: TrioConnection) -> None:
     async with connection.transaction():
         await connection.execute(INSERT)
@@ -447,6 +460,7 @@ async def insert_in_pipeline_transaction(connection: TrioConnection) -> None:
 
 WAYS = [
     insert,
+    insert_without_cursor,
     insert_in_transaction,
     insert_in_savepoint,
     insert_many,

@@ -68,6 +68,30 @@ async def test_the_one_used_last_is_lent_first(pool: Pool) -> None:
         assert connection is connections[0]
 
 
+async def test_an_idle_connection_costs_no_turn_and_no_timeout(pool: Pool) -> None:
+    await backend_pid(pool)
+    others: list[str] = []
+
+    async def run() -> None:
+        others.append("ran")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        async with pool.connection(timeout=0):
+            assert not others
+        assert not others
+
+
+async def test_an_idle_connection_is_not_lent_in_a_cancelled_scope(pool: Pool) -> None:
+    await backend_pid(pool)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with pool.connection():
+            raise AssertionError("lent")
+    assert scope.cancelled_caught
+    await assert_nothing_leaked(pool)
+
+
 async def test_no_more_than_max_size(pool: Pool) -> None:
     async with AsyncExitStack() as stack:
         await borrow(stack, pool, 3)

@@ -35,13 +35,16 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("name", PSYCOPG_INTERNALS)
-async def test_psycopg_still_has_what_is_relied_on(name: str, connection: TrioConnection) -> None:
+async def test_psycopg_still_has_what_is_relied_on(
+    name: str, connection: TrioConnection, database: str
+) -> None:
     if name.startswith("psycopg.AsyncConnection."):
         plain = psycopg.AsyncConnection(connection.pgconn)
         plain._pool = None  # pyright: ignore[reportPrivateUsage] - silences its ResourceWarning
         assert hasattr(plain, name.rpartition(".")[2])
     elif name.startswith("psycopg.Connection."):
-        assert hasattr(psycopg.Connection, name.rpartition(".")[2])
+        with psycopg.connect(database) as sync:
+            assert hasattr(sync, name.rpartition(".")[2])
     elif name.startswith("psycopg.AsyncCursor."):
         assert inspect.iscoroutinefunction(getattr(psycopg.AsyncCursor, name.rpartition(".")[2]))
     else:
