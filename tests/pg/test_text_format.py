@@ -86,7 +86,7 @@ def as_read_of_psycopgs(connection: psycopg.Connection[Any], kind: str, value: A
 
 def assert_alike(connection: psycopg.Connection[Any], kind: str, value: Any) -> None:
     encoded = encoders_for(kind)[type(value)](value)
-    listed = list(value) if isinstance(value, tuple | set | frozenset) else value
+    listed: Any = [*value] if type(value) in {tuple, set, frozenset} else value
     assert as_read(connection, kind, encoded) == as_read_of_psycopgs(connection, kind, listed)
 
 
