@@ -77,9 +77,10 @@ class Parameters:
         return {**defaults, **self.kwargs}
 
     def trio_kwargs(self) -> dict[str, Any]:
-        """The keywords for the driver's connections, of which the rows are always tuples."""
+        """The keywords for the driver's connections: their rows are tuples, and each statement is a transaction."""
         kwargs = self.connect_kwargs()
-        for name in ("context", "row_factory", "cursor_factory"):
+        # Without autocommit the pool would roll back what was said.
+        for name in ("autocommit", "context", "row_factory", "cursor_factory"):
             kwargs.pop(name, None)
         return kwargs
 
