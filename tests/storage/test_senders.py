@@ -1,18 +1,21 @@
-"""The caller's own connection, sync and async: it commits or rolls back with the caller's work."""
+"""Which way a statement goes; the caller's own connection, which commits or rolls back with the caller's work."""
 
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 import pytest
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
+from tests.colours import run_in_asyncio, run_in_trio
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._storage.connector import PsycopgConnector
+from trio_queue._storage.pools import pool_sizes
 from trio_queue._storage.sync_connector import SyncPsycopgConnector
 from trio_queue.exceptions import AlreadyEnqueued, AppNotOpen, ConnectorException
 from trio_queue.jobs import Job
@@ -185,3 +188,122 @@ def test_without_any_connection() -> None:
         PsycopgConnector().run(JOB)
     with pytest.raises(AppNotOpen):
         asyncio.run(PsycopgConnector().run_async(JOB))
+
+
+# -- the way without a cursor -------------------------------------------------------------------
+
+#: More than it takes until a statement is prepared.
+OFTEN = 7
+PREPARED = "SELECT name FROM pg_prepared_statements WHERE name LIKE 'trio_queue%'"
+ONE: dict[str, Any] = {"min_size": 1, "max_size": 1}
+
+
+def in_trio_and_asyncio(conninfo: str, **arguments: Any) -> list[Any]:
+    """What is prepared in the pool of either loop."""
+
+    async def main() -> Any:
+        connector = PsycopgConnector(conninfo=conninfo, **ONE, **arguments)
+        await connector.open_async()
+        for number in range(OFTEN):
+            await connector.run_async(DeferJobs([Job(task_name="t", task_kwargs={"a": number})]))
+        prepared = await connector.fetch_async(PREPARED)
+        await connector.close_async()
+        return prepared
+
+    return [run_in_trio(main), run_in_asyncio(main)]
+
+
+def in_sync_code(conninfo: str, **arguments: Any) -> Any:
+    connector = SyncPsycopgConnector(conninfo=conninfo, **ONE, **arguments)
+    connector.open()
+    for number in range(OFTEN):
+        connector.run(DeferJobs([Job(task_name="t", task_kwargs={"a": number})]))
+    prepared = connector.fetch(PREPARED)
+    connector.close()
+    return prepared
+
+
+def test_our_connections_need_no_cursor(queue_database: str) -> None:
+    ours = [("trio_queue_defer_jobs",)]
+    assert in_trio_and_asyncio(queue_database) == [ours, ours]
+    assert in_sync_code(queue_database) == ours
+    assert count(queue_database) == 3 * OFTEN
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"prepare_threshold": None},
+        {"client_encoding": "LATIN1"},
+        {"options": "-c DateStyle=German"},
+    ],
+    ids=str,
+)
+def test_where_a_cursor_is_needed_nothing_of_ours_is_prepared(
+    queue_database: str, keywords: dict[str, Any]
+) -> None:
+    assert in_trio_and_asyncio(queue_database, kwargs=keywords) == [[], []]
+    assert in_sync_code(queue_database, kwargs=keywords) == []
+    assert count(queue_database) == 3 * OFTEN
+
+
+def test_without_autocommit_nothing_is_lost(queue_database: str) -> None:
+    keywords = {"autocommit": False}
+    ours = [("trio_queue_defer_jobs",)]
+    # The driver's connections for Trio have no choice: their pool would roll back.
+    assert in_trio_and_asyncio(queue_database, kwargs=keywords) == [ours, []]
+    assert in_sync_code(queue_database, kwargs=keywords) == []
+    assert count(queue_database) == 3 * OFTEN
+
+
+def test_the_users_client_cursors_are_kept_to(queue_database: str) -> None:
+    assert in_sync_code(queue_database, kwargs={"cursor_factory": psycopg.ClientCursor}) == []
+    client = {"cursor_factory": psycopg.AsyncClientCursor}
+    # The driver's for Trio have no choice.
+    _, asyncios = in_trio_and_asyncio(queue_database, kwargs=client)
+    assert asyncios == []
+    assert count(queue_database) == 3 * OFTEN
+
+
+@pytest.mark.parametrize("autocommit", [True, False], ids=["without a cursor", "with a cursor"])
+def test_either_way_says_the_same(queue_database: str, autocommit: bool) -> None:
+    connector = SyncPsycopgConnector(
+        conninfo=queue_database, kwargs={"autocommit": autocommit}, **ONE
+    )
+    connector.open()
+    lock = 'a"b\\c{d},NULL é😀'
+    jobs = [
+        Job(
+            task_name="t",
+            lock=lock if number else None,
+            queueing_lock=f"{lock}{number}",
+            scheduled_at=datetime.datetime.max.replace(tzinfo=datetime.UTC) if number else None,
+            task_kwargs={"a": [number, None, lock]},
+        )
+        for number in range(3)
+    ]
+    assert connector.run(DeferJobs(jobs)) == [1, 2, 3]
+    found = connector.run(ListJobs())
+    assert [job.evolve(id=None, status=None) for job in found] == jobs
+    assert [job.id for job in connector.run(ListJobs(lock=lock))] == [2, 3]
+    with pytest.raises(AlreadyEnqueued, match="NULL") as taken:
+        connector.run(DeferJobs(jobs[:1]))
+    assert taken.value.queueing_locks == (f"{lock}0",)
+    with pytest.raises(ConnectorException, match=r"list_jobs failed at .*NUL"):
+        connector.run(ListJobs(queue="a\x00b"))
+    # The value is psycopg's to write: 2.0 is rounded by the server, its text would not be read.
+    assert len(connector.run(ListJobs(limit=cast("Any", 2.0)))) == 2
+    connector.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"min_size": 1, "max_size": 4}),
+        ({"max_size": 9}, {"min_size": 1}),
+        ({"min_size": 2}, {}),
+        ({"min_size": 0, "max_size": 2}, {}),
+    ],
+)
+def test_the_sizes_of_a_pool(given: dict[str, int], expected: dict[str, int]) -> None:
+    assert pool_sizes(given) == expected

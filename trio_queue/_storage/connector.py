@@ -13,19 +13,18 @@ import psycopg
 import trio
 
 from trio_queue import utils
-from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.pool import Pool
 from trio_queue._storage.checking import Checks
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translate, translated
 from trio_queue._storage.loops import (
+    check_loop,
     in_serving_loop,
     in_trio,
     refuse_in_a_loop,
-    trio_runs_this_code,
 )
 from trio_queue._storage.parameters import Parameters, resolve_async, without_address
-from trio_queue._storage.pools import OpenPool, Pools
+from trio_queue._storage.pools import OpenPool, Pools, pool_sizes
 from trio_queue._storage.schema_state import check_usable
 from trio_queue._storage.senders import Statement, send_async, send_on_callers_async
 from trio_queue._storage.session import set_up_async
@@ -179,6 +178,8 @@ class PsycopgConnector(BaseConnector):
         made = factory(
             **{
                 "check": Checks().check_async,
+                # A factory of the user's may make a pool that has no sizes.
+                **({} if self._pool_factory else pool_sizes(self._pool_args)),
                 **self._pool_args,
                 "configure": partial(self._configure, parameters),
                 "conninfo": parameters.conninfo,
@@ -258,12 +259,10 @@ class PsycopgConnector(BaseConnector):
         statement = statement_of(verb, self._dumps)
         if connection is not None:
             owner: psycopg.AsyncConnection[Any] = connection  # pyright: ignore[reportUnknownVariableType]  # a cast is redundant to mypy
-            _check_loop(owner)
+            check_loop(owner)
             return await send_on_callers_async(
                 owner, statement, address=address_of(owner), loads=self._loads
             )
-        if not in_trio() or trio_runs_this_code():
-            return await self._send_over_pool(statement)
         return await in_serving_loop(partial(self._send_over_pool, statement))
 
     async def _send_over_pool(self, statement: Statement[R]) -> R:
@@ -343,12 +342,3 @@ async def _close(opened: OpenPool) -> None:
             await opened.pool.close()
     else:
         await opened.pool.close(CLOSE_TIMEOUT)
-
-
-def _check_loop(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Refuse a connection of the other loop. Raises ConnectorException."""
-    if isinstance(connection, TrioConnection) is not trio_runs_this_code():
-        raise ConnectorException(
-            "connection= belongs to another event loop: under Trio give a sync psycopg.Connection "
-            "or a TrioConnection, under asyncio a psycopg.AsyncConnection"
-        )

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import psycopg
 import sniffio
 import trio
 
+from trio_queue._pg.connection import TrioConnection
 from trio_queue.connector import running_loop
-from trio_queue.exceptions import AppNotOpen
+from trio_queue.exceptions import AppNotOpen, ConnectorException
 
 T = TypeVar("T")
 
@@ -49,3 +51,12 @@ def refuse_in_a_loop() -> None:
     """Refuse a sync call that would block the running event loop. Raises AppNotOpen."""
     if running_loop() is not None:
         raise AppNotOpen(_IN_A_LOOP)
+
+
+def check_loop(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Refuse a connection of the other loop. Raises ConnectorException."""
+    if isinstance(connection, TrioConnection) is not trio_runs_this_code():
+        raise ConnectorException(
+            "connection= belongs to another event loop: under Trio give a sync psycopg.Connection "
+            "or a TrioConnection, under asyncio a psycopg.AsyncConnection"
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -25,6 +26,18 @@ _ENDED_LOOP = (
     "the App was opened in an event loop that has ended, and was not closed there: open it in "
     "this one, `async with app.open_async():`"
 )
+
+
+def pool_sizes(pool_args: Mapping[str, Any]) -> dict[str, int]:
+    """The sizes of a pool of psycopg_pool's where the user names none: those of the driver's own pool.
+
+    psycopg_pool keeps four connections and lends the one that has rested longest: each statement then meets another process
+    of the server, whose caches are cold. One by one a defer took a quarter longer over four than over one (asyncio 404
+    and 311 µs).
+    """
+    if "min_size" in pool_args:
+        return {}
+    return {"min_size": 1} if "max_size" in pool_args else {"min_size": 1, "max_size": 4}
 
 
 @attrs.frozen

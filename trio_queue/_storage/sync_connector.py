@@ -18,6 +18,7 @@ from trio_queue._storage.checking import Checks
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translate, translated
 from trio_queue._storage.parameters import Parameters, resolve
+from trio_queue._storage.pools import pool_sizes
 from trio_queue._storage.senders import send, send_on_callers
 from trio_queue._storage.session import set_up
 from trio_queue._storage.statements import statement_of
@@ -78,6 +79,7 @@ class SyncPool:
             **{
                 "check": Checks().check,
                 "configure": partial(_configure, may_prepare=parameters.may_prepare),
+                **pool_sizes(self._pool_args),
                 **self._pool_args,
                 **args,
                 "conninfo": parameters.conninfo,
