@@ -168,6 +168,16 @@ async def test_another_feature_that_is_not_supported_is_said(connection: TrioCon
         await assert_usable(connection)
 
 
+async def test_what_is_not_supported_before_it_is_prepared_is_said(
+    connection: TrioConnection,
+) -> None:
+    connection.prepare_threshold = 0
+    command = Command(b"trio_queue_count", b"SELECT count(*) FROM pg_class FOR UPDATE")
+    with pytest.raises(errors.FeatureNotSupported, match="FOR UPDATE"):
+        await execute_async(connection, command, [], ADAPTERS)
+    await assert_usable(connection)
+
+
 async def test_what_cannot_be_prepared_is_said_and_tried_again(connection: TrioConnection) -> None:
     connection.prepare_threshold = 0
     command = Command(b"trio_queue_later", b"SELECT i FROM later")
@@ -237,6 +247,16 @@ async def test_notices_and_notifications_reach_their_handlers(connection: TrioCo
     )
     assert await execute_async(connection, Command(b"f", b"SELECT f()"), [], ADAPTERS) == [(1,)]
     assert "look" in heard
+
+
+def test_a_notification_reaches_its_handler_with_the_answer(database: str) -> None:
+    command = Command(b"notify", b"SELECT pg_notify('c', $1::text)")
+    heard: list[str] = []
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("LISTEN c")
+        connection.add_notify_handler(lambda notify: heard.append(notify.payload))
+        execute(connection, command, [b"a"], ADAPTERS)
+        assert heard == ["a"]
 
 
 async def test_an_error_has_what_the_server_told(connection: TrioConnection) -> None:

@@ -283,6 +283,16 @@ async def test_lifetimes_differ(database: str, mock_clock: trio.testing.MockCloc
         assert all(90 <= member.expires_at <= 100 for member in members)
 
 
+async def test_one_that_expires_soon_after_it_was_used_is_not_lent(
+    database: str, mock_clock: trio.testing.MockClock
+) -> None:
+    async with Pool(database, max_lifetime=1) as pool:
+        first = await backend_pid(pool)
+        mock_clock.jump(2)
+        assert await backend_pid(pool) != first
+        assert pool.statistics().discarded == {"expired": 1}
+
+
 async def test_a_connection_that_expires_while_lent_is_closed_when_returned(
     database: str, mock_clock: trio.testing.MockClock
 ) -> None:
