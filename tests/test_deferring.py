@@ -44,10 +44,13 @@ def test_make_new_job_merges_arguments(deferrer: JobDeferrer) -> None:
 
 def test_arguments_are_checked_when_they_are_complete(connector: RecordingConnector) -> None:
     checked: list[Any] = []
-    deferrer = JobDeferrer(JobManager(connector), JOB, check_arguments=checked.append)
+    deferrer = JobDeferrer(
+        JobManager(connector), JOB, check_arguments=lambda told: checked.append(set(told))
+    )
     deferrer.defer(b=2)
-    deferrer.batch_defer({}, {"a": 3})
-    assert checked == [{"a": 1, "b": 2}, {"a": 1}, {"a": 3}]
+    # Of a batch, those of the same names once.
+    deferrer.batch_defer({}, {"a": 3}, {"c": 4}, {"a": 5})
+    assert checked == [{"a", "b"}, {"a"}, {"a", "c"}]
 
 
 def test_a_batch_with_one_misfit_inserts_nothing(connector: RecordingConnector) -> None:

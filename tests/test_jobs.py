@@ -7,7 +7,7 @@ import datetime
 import attrs
 import pytest
 
-from trio_queue.jobs import Job
+from trio_queue.jobs import Batch, Job, with_ids
 
 JOB = Job(id=1, task_name="add", task_kwargs={"a": 1}, priority=3)
 
@@ -30,3 +30,17 @@ def test_evolving_refuses_what_a_job_refuses() -> None:
         JOB.evolve(colour="red")
     with pytest.raises(ValueError, match="time zone"):
         JOB.evolve(scheduled_at=datetime.datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point
+
+
+def test_a_batch_is_its_jobs() -> None:
+    batch = Batch(JOB, [{"a": 1}, {"b": 2}, {}])
+    jobs = [JOB, JOB.evolve(task_kwargs={"b": 2}), JOB.evolve(task_kwargs={})]
+    assert (list(batch), len(batch), batch[-1], list(batch[1:])) == (jobs, 3, jobs[2], jobs[1:])
+    with pytest.raises(IndexError):
+        _ = batch[3]
+
+
+def test_a_deferred_job_waits_under_its_id() -> None:
+    assert with_ids([JOB], [7]) == [JOB.evolve(id=7, status="todo")]
+    with pytest.raises(ValueError, match="shorter"):
+        with_ids([JOB], [])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from trio_queue import utils
 from trio_queue.exceptions import InvalidArguments, InvalidOption
-from trio_queue.jobs import DEFAULT_PRIORITY, DEFAULT_QUEUE, Job
+from trio_queue.jobs import DEFAULT_PRIORITY, DEFAULT_QUEUE, Batch, Job, with_ids
 from trio_queue.log import Action, fields
 from trio_queue.owners import DefersJobs
 from trio_queue.types import JSONDict, JSONValue, TimeDeltaParams
@@ -132,23 +132,23 @@ class JobDeferrer:
         Raises:
             InvalidArguments: The task cannot take them.
         """
-        return self._make_job(task_kwargs)
+        return self._make_batch((task_kwargs,))[0]
 
-    def _make_job(self, task_kwargs: Mapping[str, JSONValue]) -> Job:
-        arguments = {**self.job.task_kwargs, **task_kwargs}
-        if self._check_arguments is not None:
-            self._check_arguments(arguments)
-        return self.job.evolve(task_kwargs=arguments)
-
-    def _make_jobs(self, batch: tuple[Mapping[str, JSONValue], ...]) -> list[Job]:
-        for task_kwargs in batch:
+    def _make_batch(self, given: Sequence[Mapping[str, JSONValue]]) -> Batch:
+        for task_kwargs in given:
             # One list of dictionaries instead of the dictionaries is the likely slip.
             if type(task_kwargs) is not dict and not isinstance(task_kwargs, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  callers need not be typed
                 raise InvalidArguments(
                     f"task {self.job.task_name!r}: a batch is deferred by one dictionary of "
                     f"arguments for each job, batch_defer(*dictionaries), not {task_kwargs!r}"
                 )
-        return [self._make_job(task_kwargs) for task_kwargs in batch]
+        common = self.job.task_kwargs
+        arguments = [{**common, **task_kwargs} for task_kwargs in given]
+        if self._check_arguments is not None:
+            # Only their names matter, and in a batch they are mostly the same.
+            for one in {tuple(one): one for one in arguments}.values():
+                self._check_arguments(one)
+        return Batch(self.job, arguments)
 
     def defer(self, /, **task_kwargs: JSONValue) -> int:
         """Insert the job from sync code.
@@ -165,10 +165,7 @@ class JobDeferrer:
             AppNotOpen: The App is not open, and no connection was given.
             ConnectorException: The database refused or is away.
         """
-        job = self._make_job(task_kwargs)
-        _log_before([job])
-        job = self.job_manager.defer_job(job, connection=self.connection)
-        return _log_after([job])[0]
+        return self.batch_defer(task_kwargs)[0]
 
     async def defer_async(self, /, **task_kwargs: JSONValue) -> int:
         """Insert the job from Trio or asyncio.
@@ -176,10 +173,7 @@ class JobDeferrer:
         Args, returns and raises are those of `defer`. Cancelled, the job may have been inserted
         or not.
         """
-        job = self._make_job(task_kwargs)
-        _log_before([job])
-        job = await self.job_manager.defer_job_async(job, connection=self.connection)
-        return _log_after([job])[0]
+        return (await self.batch_defer_async(task_kwargs))[0]
 
     def batch_defer(self, *task_kwargs: Mapping[str, JSONValue]) -> list[int]:
         """Insert one job for each dictionary of arguments, all or none, from sync code.
@@ -190,11 +184,13 @@ class JobDeferrer:
         Raises:
             Exception: As `defer`.
         """
-        jobs = self._make_jobs(task_kwargs)
+        jobs = self._make_batch(task_kwargs)
         if not jobs:
             return []
         _log_before(jobs)
-        return _log_after(self.job_manager.batch_defer_jobs(jobs, connection=self.connection))
+        ids = self.job_manager.insert_jobs(jobs, connection=self.connection)
+        _log_after(jobs, ids)
+        return ids
 
     async def batch_defer_async(self, *task_kwargs: Mapping[str, JSONValue]) -> list[int]:
         """Insert one job for each dictionary of arguments, all or none, from Trio or asyncio.
@@ -202,17 +198,17 @@ class JobDeferrer:
         Returns and raises are those of `batch_defer`. Cancelled, all may have been inserted or
         none.
         """
-        jobs = self._make_jobs(task_kwargs)
+        jobs = self._make_batch(task_kwargs)
         if not jobs:
             return []
         _log_before(jobs)
-        return _log_after(
-            await self.job_manager.batch_defer_jobs_async(jobs, connection=self.connection)
-        )
+        ids = await self.job_manager.insert_jobs_async(jobs, connection=self.connection)
+        _log_after(jobs, ids)
+        return ids
 
 
-def _log_before(jobs: list[Job]) -> None:
-    name = jobs[0].task_name
+def _log_before(jobs: Batch) -> None:
+    name = jobs.job.task_name
     if name.startswith("__main__.") and name not in warned_of_main:
         warned_of_main.add(name)
         logger.warning(
@@ -226,16 +222,13 @@ def _log_before(jobs: list[Job]) -> None:
         _log(logging.DEBUG, "About to defer", Action.ABOUT_TO_DEFER_JOBS, jobs)
 
 
-def _log_after(jobs: list[Job]) -> list[int]:
-    # The fields of each job cost more than the check, and a batch may be large.
+def _log_after(jobs: Batch, ids: list[int]) -> None:
+    # The jobs themselves, and the fields of each, cost more than the check, and a batch may be large.
     if logger.isEnabledFor(logging.INFO):
-        _log(logging.INFO, "Deferred", Action.JOBS_DEFERRED, jobs)
-    ids = [job.id for job in jobs if job.id is not None]
-    assert len(ids) == len(jobs), "a job that was deferred has an id"
-    return ids
+        _log(logging.INFO, "Deferred", Action.JOBS_DEFERRED, with_ids(jobs, ids))
 
 
-def _log(level: int, verb: str, action: Action, jobs: list[Job]) -> None:
+def _log(level: int, verb: str, action: Action, jobs: Sequence[Job]) -> None:
     what = jobs[0].call_string if len(jobs) == 1 else f"{len(jobs)} jobs"
     logger.log(
         level, "%s %s", verb, what, extra=fields(action, jobs=[job.log_context() for job in jobs])

@@ -6,11 +6,11 @@ import datetime
 import os
 import socket
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from trio_queue.exceptions import InvalidTimestamp, JobNotFound
-from trio_queue.jobs import Job, Status
+from trio_queue.jobs import Job, Status, with_ids
 from trio_queue.pruning import Pruning
 from trio_queue.store import (
     CancelJob,
@@ -43,6 +43,14 @@ class JobManager(Pruning):
 
     # -- deferring ------------------------------------------------------------------------------
 
+    def insert_jobs(self, jobs: Sequence[Job], connection: Any = None) -> list[int]:
+        """Insert jobs, all or none. Returns their ids, in order. Raises AlreadyEnqueued."""
+        return self.connector.run(DeferJobs(jobs), connection)
+
+    async def insert_jobs_async(self, jobs: Sequence[Job], connection: Any = None) -> list[int]:
+        """`insert_jobs` from an event loop."""
+        return await self.connector.run_async(DeferJobs(jobs), connection)
+
     def defer_job(self, job: Job, connection: Any = None) -> Job:
         """Insert a job. Returns it with its id. Raises AlreadyEnqueued."""
         return self.batch_defer_jobs([job], connection)[0]
@@ -53,11 +61,11 @@ class JobManager(Pruning):
 
     def batch_defer_jobs(self, jobs: list[Job], connection: Any = None) -> list[Job]:
         """Insert jobs, all or none. Returns them with their ids. Raises AlreadyEnqueued."""
-        return _with_ids(jobs, self.connector.run(DeferJobs(jobs), connection))
+        return with_ids(jobs, self.insert_jobs(jobs, connection))
 
     async def batch_defer_jobs_async(self, jobs: list[Job], connection: Any = None) -> list[Job]:
         """`batch_defer_jobs` from an event loop."""
-        return _with_ids(jobs, await self.connector.run_async(DeferJobs(jobs), connection))
+        return with_ids(jobs, await self.insert_jobs_async(jobs, connection))
 
     async def defer_periodic_job(
         self, job: Job, periodic_id: str, defer_timestamp: int
@@ -245,13 +253,6 @@ def _id(job: Job) -> int:
     if job.id is None:
         raise JobNotFound(f"the job {job.call_string} has no id: it is not deferred yet")
     return job.id
-
-
-def _with_ids(jobs: list[Job], ids: list[int]) -> list[Job]:
-    return [
-        job.evolve(id=job_id, status=Status.TODO.value)
-        for job, job_id in zip(jobs, ids, strict=True)
-    ]
 
 
 def _retry(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from enum import Enum
 from typing import Any, Protocol, TypeVar
@@ -23,19 +23,11 @@ class DefersJobs(Protocol):
         """This moment, by the connector's clock."""
         ...
 
-    def defer_job(self, job: Job, connection: Any = None) -> Job:
-        """Insert one job; the same job with its id."""
+    def insert_jobs(self, jobs: Sequence[Job], connection: Any = None) -> list[int]:
+        """Insert jobs, all or none; their ids, in order."""
         ...
 
-    def batch_defer_jobs(self, jobs: list[Job], connection: Any = None) -> list[Job]:
-        """Insert jobs, all or none."""
-        ...
-
-    async def defer_job_async(self, job: Job, connection: Any = None) -> Job:
-        """Insert one job from an event loop."""
-        ...
-
-    async def batch_defer_jobs_async(self, jobs: list[Job], connection: Any = None) -> list[Job]:
+    async def insert_jobs_async(self, jobs: Sequence[Job], connection: Any = None) -> list[int]:
         """Insert jobs from an event loop, all or none."""
         ...
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, cast
 
 from trio_queue.exceptions import InvalidArguments, InvalidOption
-from trio_queue.jobs import MAX_NAME_LENGTH, Job, Status
+from trio_queue.jobs import MAX_NAME_LENGTH, Batch, Job, Status
 from trio_queue.types import JSONDict
 
 Dumps: TypeAlias = Callable[[Any], str | bytes]
@@ -123,7 +123,9 @@ def encode_batch(jobs: Sequence[Job], dumps: Dumps | None = None) -> str:
     """
     if dumps is None:
         with contextlib.suppress(*_NOT_JSON):
-            text = _ENCODER.encode([job.task_kwargs for job in jobs])
+            text = _ENCODER.encode(
+                jobs.arguments if isinstance(jobs, Batch) else [job.task_kwargs for job in jobs]
+            )
             if not _is_suspicious(text):
                 return text
     # One at a time, to tell whose arguments are at fault.

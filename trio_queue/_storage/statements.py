@@ -34,7 +34,7 @@ from trio_queue._storage.queries import QUERIES
 from trio_queue._storage.senders import Statement
 from trio_queue.completion import Completion
 from trio_queue.exceptions import JobNotFound, NoResult
-from trio_queue.jobs import Job, Status
+from trio_queue.jobs import Batch, Job, Status
 from trio_queue.store import Verb
 
 R = TypeVar("R")
@@ -74,21 +74,24 @@ def _fields(kind: Any) -> tuple[str, ...]:
 
 @parameters_of.register
 def _defer_jobs(verb: store.DeferJobs, dumps: Dumps | None) -> dict[str, Any]:
-    jobs = verb.jobs
+    # One document for each, alike or not: it tells how many there are.
+    return {**_columns(verb.jobs), "args": encode_batch(verb.jobs, dumps)}
+
+
+def _columns(jobs: Sequence[Job]) -> dict[str, list[Any] | None]:
+    """The columns of jobs but their arguments: what is the same for all is sent once, and nothing as nothing."""
+    differing = [jobs.job] if isinstance(jobs, Batch) else jobs
     return {
-        "queues": _column([job.queue for job in jobs]),
-        "task_names": _column([job.task_name for job in jobs]),
-        "priorities": _column([job.priority for job in jobs]),
-        "locks": _column([job.lock for job in jobs]),
-        "queueing_locks": _column([job.queueing_lock for job in jobs]),
-        # One for each, alike or not: it tells how many there are.
-        "args": encode_batch(jobs, dumps),
-        "scheduled_at": _column([job.scheduled_at for job in jobs]),
+        "queues": _column([job.queue for job in differing]),
+        "task_names": _column([job.task_name for job in differing]),
+        "priorities": _column([job.priority for job in differing]),
+        "locks": _column([job.lock for job in differing]),
+        "queueing_locks": _column([job.queueing_lock for job in differing]),
+        "scheduled_at": _column([job.scheduled_at for job in differing]),
     }
 
 
 def _column(values: list[Any]) -> list[Any] | None:
-    """A column of a batch: what is the same for every job is sent once, and nothing as nothing."""
     if not values or values.count(values[0]) < len(values):
         return values
     return None if values[0] is None else values[:1]
@@ -202,6 +205,8 @@ def _plain(value: Any) -> Any:
 
 def _queueing_locks(verb: Verb[Any]) -> tuple[str | None, ...]:
     match verb:
+        case store.DeferJobs(jobs=Batch() as jobs):
+            return (jobs.job.queueing_lock,) * len(jobs)
         case store.DeferJobs(jobs=jobs):
             return tuple(job.queueing_lock for job in jobs)
         case store.DeferPeriodicJob(job=job):
@@ -216,8 +221,10 @@ def _queueing_locks(verb: Verb[Any]) -> tuple[str | None, ...]:
 def check(verb: Verb[Any]) -> None:
     """Refuse what the columns cannot hold, with a clear error. Raises InvalidOption."""
     match verb:
+        case store.DeferJobs(jobs=Batch(job=job)):
+            check_job(job)
         case store.DeferJobs(jobs=jobs):
-            # The jobs of a batch differ by their arguments, mostly: what they share is looked at once.
+            # Jobs differ by their arguments, mostly: what they share is looked at once.
             for job in {_columns_of_text(job): job for job in jobs}.values():
                 check_job(job)
         case store.DeferPeriodicJob(job=job, periodic_id=periodic_id):
