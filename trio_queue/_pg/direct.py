@@ -201,6 +201,11 @@ def _session(connection: AnyConnection) -> _Session:
     return found
 
 
+def read_rows(connection: AnyConnection, result: PGresult, adapters: AdaptersMap) -> Rows:
+    """The rows of a result that was got by other means. See `execute`."""
+    return _session(connection).read(result, adapters)
+
+
 def get_result(pgconn: PGconn) -> PQGen[PGresult]:
     """Get the only result of what was just sent, as one of psycopg's generators.
 

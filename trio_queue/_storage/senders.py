@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar, cast
 
 import attrs
@@ -28,6 +28,7 @@ from psycopg.rows import tuple_row
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._pg.cursor import TrioCursor
 from trio_queue._pg.direct import AnyConnection, Rows, can_send, execute, execute_async
+from trio_queue._pg.in_turn import can_send_in_turn, execute_in_turn, execute_in_turn_async
 from trio_queue._storage.encoding import Loads
 from trio_queue._storage.errors import translate, translated
 from trio_queue._storage.moments import NearestTimestamptzLoader
@@ -49,6 +50,15 @@ class Statement(Generic[R]):
     read: Callable[[Rows], R]
     #: Of the jobs that it defers.
     queueing_locks: tuple[str | None, ...] = ()
+    #: The parameters of each further time that it is sent, in one transaction: made as they are taken.
+    more: Iterator[dict[str, Any]] | None = None
+    #: Whether all of `more` can be encoded where `parameters` can.
+    is_uniform: bool = True
+
+    def each_time(self) -> Iterator[dict[str, Any]]:
+        """The parameters of each time. To be asked for once."""
+        yield self.parameters
+        yield from self.more or ()
 
 
 def send(
@@ -65,13 +75,17 @@ def send(
     """
     try:
         parameters = _encoded(connection, statement)
-        if parameters is not None:
+        if parameters is None:
+            rows = _execute_by_cursor(connection, statement, loads)
+        elif statement.more is None:
             rows = execute(connection, statement.query.command, parameters, _adapters(loads))
         else:
-            with _cursor(connection) as cursor:
-                _set_readers(cursor.adapters, loads)
-                cursor.execute(statement.query.placeholders, statement.parameters)
-                rows = cursor.fetchall()
+            rows = execute_in_turn(
+                connection,
+                statement.query.command,
+                _encoded_parts(statement),
+                _adapters(loads),
+            )
     except psycopg.Error as error:
         raise _translated(error, address, statement) from error
     return statement.read(rows)
@@ -88,15 +102,19 @@ async def send_async(
     # Not by a context manager: each costs a microsecond or two, which is to be seen here.
     try:
         parameters = _encoded(connection, statement)
-        if parameters is not None:
+        if parameters is None:
+            rows = await _execute_by_cursor_async(connection, statement, loads)
+        elif statement.more is None:
             rows = await execute_async(
                 connection, statement.query.command, parameters, _adapters(loads)
             )
         else:
-            async with _async_cursor(connection) as cursor:
-                _set_readers(cursor.adapters, loads)
-                await cursor.execute(statement.query.placeholders, statement.parameters)
-                rows = await cursor.fetchall()
+            rows = await execute_in_turn_async(
+                connection,
+                statement.query.command,
+                _encoded_parts(statement),
+                _adapters(loads),
+            )
     except psycopg.Error as error:
         raise _translated(error, address, statement) from error
     return statement.read(rows)
@@ -104,7 +122,59 @@ async def send_async(
 
 def _encoded(connection: AnyConnection, statement: Statement[Any]) -> list[bytes | None] | None:
     """The parameters for the way without a cursor; None where it has to be a cursor's."""
-    return statement.query.encode(statement.parameters) if can_send(connection) else None
+    if statement.more is None:
+        may = can_send(connection)
+    else:
+        may = statement.is_uniform and can_send_in_turn(connection)
+    return statement.query.encode(statement.parameters) if may else None
+
+
+def _encoded_parts(statement: Statement[Any]) -> Iterator[list[bytes | None]]:
+    for parameters in statement.each_time():
+        encoded = statement.query.encode(parameters)
+        assert encoded is not None, "uniform parameters are encoded like the first ones"
+        yield encoded
+
+
+def _execute_by_cursor(
+    connection: psycopg.Connection[Any], statement: Statement[Any], loads: Loads | None
+) -> Rows:
+    rows: list[tuple[Any, ...]] = []
+    needs_block = _needs_block(connection, statement)
+    with (
+        connection.transaction() if needs_block else contextlib.nullcontext(),
+        _cursor(connection) as cursor,
+    ):
+        _set_readers(cursor.adapters, loads)
+        for parameters in statement.each_time():
+            cursor.execute(statement.query.placeholders, parameters)
+            rows += cursor.fetchall()
+    return rows
+
+
+async def _execute_by_cursor_async(
+    connection: psycopg.AsyncConnection[Any], statement: Statement[Any], loads: Loads | None
+) -> Rows:
+    rows: list[tuple[Any, ...]] = []
+    needs_block = _needs_block(connection, statement)
+    async with (
+        connection.transaction() if needs_block else contextlib.nullcontext(),
+        _async_cursor(connection) as cursor,
+    ):
+        _set_readers(cursor.adapters, loads)
+        for parameters in statement.each_time():
+            await cursor.execute(statement.query.placeholders, parameters)
+            rows += await cursor.fetchall()
+    return rows
+
+
+def _needs_block(connection: AnyConnection, statement: Statement[Any]) -> bool:
+    """Whether several times would be as many transactions."""
+    return (
+        statement.more is not None
+        and connection.autocommit
+        and connection.info.transaction_status == TransactionStatus.IDLE
+    )
 
 
 def _translated(

@@ -17,6 +17,7 @@ import attrs
 from trio_queue import store, utils
 from trio_queue._pg.direct import Rows
 from trio_queue._storage import rows
+from trio_queue._storage.batches import parts_of
 from trio_queue._storage.encoding import (
     Dumps,
     check_end_status,
@@ -26,7 +27,6 @@ from trio_queue._storage.encoding import (
     check_queue,
     check_text,
     encode_args,
-    encode_batch,
     number_array,
     text_array,
 )
@@ -53,8 +53,25 @@ def statement_of(verb: Verb[R], dumps: Dumps | None) -> Statement[R]:
         InvalidOption: Another value of the verb cannot be.
     """
     check(verb)
+    if isinstance(verb, store.DeferJobs):
+        return _statement_of_batch(verb, dumps)
     return Statement(
         QUERIES[verb.name], parameters_of(verb, dumps), _reader(verb), _queueing_locks(verb)
+    )
+
+
+def _statement_of_batch(verb: store.DeferJobs, dumps: Dumps | None) -> Statement[Any]:
+    jobs = verb.jobs
+    parts = parts_of(jobs, dumps)
+    sent_first, parameters = next(parts)
+    return Statement(
+        QUERIES[verb.name],
+        parameters,
+        _ids,
+        _queueing_locks(verb),
+        more=None if len(sent_first) == len(jobs) else (more for _, more in parts),
+        # Only their arguments differ, and these are text.
+        is_uniform=isinstance(jobs, Batch),
     )
 
 
@@ -70,31 +87,6 @@ def parameters_of(verb: Any, dumps: Dumps | None) -> dict[str, Any]:  # noqa: AR
 @functools.cache
 def _fields(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in attrs.fields(kind))
-
-
-@parameters_of.register
-def _defer_jobs(verb: store.DeferJobs, dumps: Dumps | None) -> dict[str, Any]:
-    # One document for each, alike or not: it tells how many there are.
-    return {**_columns(verb.jobs), "args": encode_batch(verb.jobs, dumps)}
-
-
-def _columns(jobs: Sequence[Job]) -> dict[str, list[Any] | None]:
-    """The columns of jobs but their arguments: what is the same for all is sent once, and nothing as nothing."""
-    differing = [jobs.job] if isinstance(jobs, Batch) else jobs
-    return {
-        "queues": _column([job.queue for job in differing]),
-        "task_names": _column([job.task_name for job in differing]),
-        "priorities": _column([job.priority for job in differing]),
-        "locks": _column([job.lock for job in differing]),
-        "queueing_locks": _column([job.queueing_lock for job in differing]),
-        "scheduled_at": _column([job.scheduled_at for job in differing]),
-    }
-
-
-def _column(values: list[Any]) -> list[Any] | None:
-    if not values or values.count(values[0]) < len(values):
-        return values
-    return None if values[0] is None else values[:1]
 
 
 @parameters_of.register
@@ -263,6 +255,11 @@ def _values(found: Rows) -> list[Any]:
     return [row[0] for row in found]
 
 
+def _ids(found: Rows) -> list[int]:
+    """The ids of each part of a batch, together."""
+    return [job_id for row in found for job_id in row[0]]
+
+
 def _is_something(found: Rows) -> bool:
     return bool(found) and found[0][0] is not None and found[0][0] is not False
 
@@ -287,7 +284,6 @@ def _finished(verb: store.FinishJobs, found: Rows) -> list[store.Finished]:
 
 
 _READERS: Final[dict[type[Verb[Any]], Reader]] = {
-    store.DeferJobs: _value,
     store.DeferPeriodicJob: _value,
     store.RegisterWorker: _value,
     store.UpdateWorkerStage: _nothing,
