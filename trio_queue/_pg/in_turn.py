@@ -134,7 +134,8 @@ class _InTurn:
     def send(self, parameters: Parameters) -> PQGen[None]:
         """Send it with these parameters, and wait for the answer of the time before."""
         pgconn = self._pgconn
-        if pgconn.pipeline_status == pq.PipelineStatus.OFF:
+        is_first = pgconn.pipeline_status == pq.PipelineStatus.OFF
+        if is_first:
             pgconn.enter_pipeline_mode()
             pgconn.send_query_params(b"BEGIN", None)
             # Unnamed, which no other client behind a pooler can have taken, and forgotten with the next statement.
@@ -144,7 +145,8 @@ class _InTurn:
         # Else the answer would wait in the server for the end of it all.
         pgconn.send_flush_request()
         self._awaited += 1
-        yield from self._get_results(but=1)
+        # The answers to what goes out before the first one come with its own.
+        yield from self._get_results(but=self._awaited if is_first else 1)
 
     def commit(self) -> PQGen[list[PGresult]]:
         """Send the COMMIT, and get the answers that are left. All of them that have rows."""
