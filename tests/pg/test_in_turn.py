@@ -21,7 +21,7 @@ from tests.pg.helpers import (
     terminate,
     wait_until_running,
 )
-from trio_queue._pg import TrioConnection
+from trio_queue._pg import TrioConnection, in_turn
 from trio_queue._pg.direct import Command
 from trio_queue._pg.in_turn import can_send_in_turn, execute_in_turn, execute_in_turn_async
 from trio_queue._pg.waiting import Pace
@@ -287,11 +287,29 @@ async def test_a_cancel_at_any_step_leaves_all_or_nothing(
 
 
 @pytest.mark.usefixtures("table")
-async def test_in_a_cancelled_scope_nothing_is_sent(connection: TrioConnection) -> None:
+@pytest.mark.parametrize("place", range(4))
+async def test_in_a_cancelled_scope_nothing_more_is_sent(
+    connection: TrioConnection, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    sent: list[Any] = []
+    send = in_turn.InTurn.send
+
+    def note(self: in_turn.InTurn, given: Any) -> Any:
+        sent.append(given)
+        return send(self, given)
+
+    monkeypatch.setattr(in_turn.InTurn, "send", note)
     with trio.CancelScope() as scope:
-        scope.cancel()
-        await execute_in_turn_async(connection, INSERT, parts(), ADAPTERS)
+
+        def cancelling() -> Iterator[list[bytes | None]]:
+            for number, part in enumerate(parts()):
+                if number == place:
+                    scope.cancel()
+                yield part
+
+        await execute_in_turn_async(connection, INSERT, cancelling(), ADAPTERS)
     assert scope.cancelled_caught
+    assert len(sent) == place
     assert await fetch_value(connection, "SELECT count(*) FROM t") == 0
 
 

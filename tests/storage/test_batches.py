@@ -21,6 +21,7 @@ from tests.pg.helpers import cancelled_at
 from trio_queue import App, PsycopgConnector
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._storage import batches
+from trio_queue._storage.encoding import encode_batch
 from trio_queue._storage.statements import statement_of
 from trio_queue.exceptions import AlreadyEnqueued, ConnectorException, InvalidArguments
 from trio_queue.jobs import Batch, Job
@@ -142,19 +143,35 @@ def test_small_jobs_are_not_encoded_one_by_one() -> None:
 
         def note(jobs: Batch, dumps: Any) -> str:
             encoded.append(len(jobs))
-            return encode(jobs, dumps)
+            return encode_batch(jobs, dumps)
 
-        encode = batches.encode_batch
         patch.setattr(batches, "encode_batch", note)
         list(batches.parts_of(batch, None))
-    assert len(encoded) == 2
+    assert encoded == [16, 256, 1728]
+
+
+def test_large_jobs_are_encoded_twice_at_first_only() -> None:
+    """And never many more of them than a part holds: memory is what a part is for."""
+    encoded: list[int] = []
+    batch = Batch(JOB, [{"text": "x" * 100} for _ in range(50)])
+    with pytest.MonkeyPatch.context() as patch:
+
+        def note(jobs: Batch, dumps: Any) -> str:
+            encoded.append(len(jobs))
+            return encode_batch(jobs, dumps)
+
+        patch.setattr(batches, "MAX_SIZE", 250)
+        patch.setattr(batches, "encode_batch", note)
+        assert len(list(batches.parts_of(batch, None))) == 25
+    assert encoded[:4] == [16, 8, 4, 2]
+    assert set(encoded[4:]) == {2}
 
 
 def test_what_cannot_be_stored_is_told_before_anything_is_sent_where_it_is_in_the_first_part() -> (
     None
 ):
     with pytest.raises(InvalidArguments, match=r"argument 'a' of task 'task'"):
-        statement_of(DeferJobs(Batch(JOB, [{"a": object()}])), None)
+        statement_of(DeferJobs(Batch(JOB, [{"a": float("nan")}])), None)
 
 
 # -- one transaction ------------------------------------------------------------------------------
@@ -223,6 +240,20 @@ def test_one_queueing_lock_in_the_first_part_and_in_the_last(queue_database: str
         app.job_manager.batch_defer_jobs([JOB.evolve(queueing_lock=lock) for lock in locks])
     assert caught.value.queueing_locks == tuple(locks)
     assert rows(queue_database) == []
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_jobs_that_psycopg_has_to_write_in_the_last_part(queue_database: str) -> None:
+    class Name(str):
+        """Whatever a user takes for a string."""
+
+        __slots__ = ()
+
+    queues = ["q"] * (4 * PART - 1) + [Name("other")]
+    app = an_app(queue_database)
+    with app.open():
+        app.job_manager.batch_defer_jobs([JOB.evolve(queue=queue) for queue in queues])
+    assert [row[2] for row in rows(queue_database)] == queues
 
 
 @pytest.mark.usefixtures("in_parts")

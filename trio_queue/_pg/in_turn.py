@@ -59,7 +59,7 @@ def execute_in_turn(
     Raises:
         psycopg.Error: What the server says. Nothing of it stays, unless the wire was lost at the very end.
     """
-    exchange = _InTurn(connection.pgconn, command)
+    exchange = InTurn(connection.pgconn, command)
     with connection.lock:
         try:
             for parameters in parts:
@@ -89,7 +89,7 @@ async def execute_in_turn_async(
         trio.Cancelled: Nothing of it stays, or all where the cancel came too late; then it returns. Likewise asyncio's, but
             that one is raised in either case.
     """
-    exchange = _InTurn(connection.pgconn, command)
+    exchange = InTurn(connection.pgconn, command)
     async with connection.lock:
         try:
             for parameters in parts:
@@ -120,7 +120,7 @@ def _rows(
     return [row for result in results for row in read_rows(connection, result, adapters)]
 
 
-class _InTurn:
+class InTurn:
     """What is under way on a connection."""
 
     def __init__(self, pgconn: PGconn, command: Command) -> None:

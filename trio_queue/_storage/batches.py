@@ -16,7 +16,7 @@ from trio_queue.jobs import Batch, Job
 MAX_JOBS: Final = 2_000
 #: Characters of a part's arguments; one job may have more. As jsonb, numbers may take six times as much.
 MAX_SIZE: Final = 16 * 2**20
-#: Jobs that are encoded first, to see how large they are.
+#: Jobs that are encoded first, to see how large they are; and how many times as many the next time.
 FEW: Final = 16
 
 
@@ -32,15 +32,19 @@ def parts_of(
     Raises:
         InvalidArguments: The arguments of a job cannot be stored.
     """
+    start, few = 0, FEW
     while True:
+        left = len(jobs) - start
         # What is little more than a part is one.
-        most = len(jobs) if 2 * len(jobs) <= 3 * MAX_JOBS else MAX_JOBS
-        count, arguments = _encode_part(jobs[:most], dumps)
-        part, jobs = jobs[:count], jobs[count:]
+        most = left if 2 * left <= 3 * MAX_JOBS else MAX_JOBS
+        count, arguments = _encode_part(jobs[start : start + most], few, dumps)
+        part = jobs[start : start + count]
         # One document of arguments for each job, alike or not: it tells how many there are.
         yield part, {**_columns(part), "args": arguments}
-        if not jobs:
+        start += count
+        if start >= len(jobs):
             return
+        few = min(FEW, max(1, MAX_SIZE * count // len(arguments)))
 
 
 def _columns(jobs: Sequence[Job]) -> dict[str, list[Any] | None]:
@@ -62,10 +66,10 @@ def _column(values: list[Any]) -> list[Any] | None:
     return None if values[0] is None else values[:1]
 
 
-def _encode_part(jobs: Sequence[Job], dumps: Dumps | None) -> tuple[int, str]:
+def _encode_part(jobs: Sequence[Job], few: int, dumps: Dumps | None) -> tuple[int, str]:
     """Encode jobs until a part is full: how many, and their JSON array."""
     texts: list[str] = []
-    taken, room, count = 0, MAX_SIZE, FEW
+    taken, room, count = 0, MAX_SIZE, few
     while taken < len(jobs) and count:
         some = jobs[taken : taken + count]
         text = encode_batch(some, dumps)[1:-1]
@@ -75,7 +79,7 @@ def _encode_part(jobs: Sequence[Job], dumps: Dumps | None) -> tuple[int, str]:
             continue
         texts.append(text)
         taken += len(some)
-        room -= len(text)
-        # As many as fit if they are like these.
-        count = room * len(some) // max(len(text), 1) if room > 0 else 0
+        room = max(0, room - len(text))
+        # As many as fit if they are like these; they may be larger, and what is too much is in memory first.
+        count = min(room * len(some) // max(len(text), 1), FEW * taken)
     return taken, f"[{','.join(texts)}]"
