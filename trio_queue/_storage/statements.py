@@ -257,7 +257,7 @@ def _values(found: Rows) -> list[Any]:
 
 def _ids(found: Rows) -> list[int]:
     """The ids of each part of a batch, together."""
-    return [job_id for row in found for job_id in row[0]]
+    return found[0][0] if len(found) == 1 else [job_id for row in found for job_id in row[0]]
 
 
 def _is_something(found: Rows) -> bool:
