@@ -2,7 +2,7 @@
 
 Bottom up: `errors` tells which failures pass by themselves; `waiting` drives psycopg's generators;
 `cancelling` brings a connection to rest; `connecting` reaches a server; `connection` and `cursor`
-are psycopg's, for Trio; `direct` sends statements without a cursor, `text_format` writes their parameters; `pool` lends connections and keeps no task of its own; `listener` hears notifications and says when it
+are psycopg's, for Trio; `direct` sends statements without a cursor, `in_turn` one several times in a transaction, `text_format` writes their parameters; `pool` lends connections and keeps no task of its own; `listener` hears notifications and says when it
 may have missed some.
 """
 

@@ -2,7 +2,7 @@
 
 The text of a verb is the named query of the same name. Its parameters are the verb's fields by
 name, but where a verb carries jobs or completions: those become arrays, one for each column, so
-that a batch is one statement. Rows are read by position.
+that a batch is one statement (a large one is sent in parts, see `batches`). Rows are read by position.
 """
 
 from __future__ import annotations
