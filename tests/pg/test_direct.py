@@ -11,6 +11,7 @@ import pytest
 import trio
 from psycopg import errors, pq
 from psycopg.adapt import AdaptersMap, Loader
+from psycopg.waiting import Wait
 
 from tests.pg.helpers import (
     assert_usable,
@@ -18,7 +19,7 @@ from tests.pg.helpers import (
 )
 from trio_queue._pg import TrioConnection
 from trio_queue._pg.bounded import BoundedConnection
-from trio_queue._pg.direct import Command, can_send, execute, execute_async
+from trio_queue._pg.direct import Command, can_send, execute, execute_async, get_result
 
 T = TypeVar("T")
 ADAPTERS = AdaptersMap(psycopg.adapters)
@@ -287,6 +288,18 @@ def test_a_cancelled_asyncio_task_leaves_the_connection_usable(database: str) ->
         assert await echo(connection) == []
 
     in_asyncio(database, use)
+
+
+def test_an_exchange_is_resumed_by_psycopg_while_it_still_writes() -> None:
+    """After a cancel, its `wait` of asyncio begins again with whatever the generator was about to do."""
+
+    class FullWire:
+        def flush(self) -> int:
+            return 1
+
+    exchange = get_result(cast("Any", FullWire()))
+    assert next(exchange) == Wait.RW
+    assert next(exchange) == Wait.RW
 
 
 async def test_others_wait_for_their_turn(connection: TrioConnection) -> None:

@@ -213,7 +213,8 @@ def get_result(pgconn: PGconn) -> PQGen[PGresult]:
         psycopg.Error: What the server said instead, or that the connection was lost.
     """
     while pgconn.flush():
-        if (yield Wait.RW) & _READ:
+        # None: resumed by psycopg's `wait`, after a cancel.
+        if ((yield Wait.RW) or 0) & _READ:
             pgconn.consume_input()
     last: PGresult | None = None
     try:
