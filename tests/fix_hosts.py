@@ -15,10 +15,10 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -26,11 +26,10 @@ import trio.testing
 from trio_queue import from_asyncio
 from trio_queue import worker as worker_module
 from trio_queue._loops.guest import open_guest
-from trio_queue._worker.call import Caller
+from trio_queue._worker.call import Caller, Way
 from trio_queue._worker.flavors import Flavors
 from trio_queue._worker.running import RunningJob
 from trio_queue.job_context import JobContext
-from trio_queue.tasks import AnyTask
 from trio_queue.types import Flavor
 from trio_queue.worker import Worker
 
@@ -137,18 +136,17 @@ class _CallerOfTrioCode(Caller):
 
     def call_hosted(  # pyright: ignore[reportIncompatibleMethodOverride]  # as above
         self,
-        task: AnyTask,
+        way: Way,
         running: RunningJob,
         context_of: Callable[[RunningJob], JobContext],
-    ) -> Coroutine[Any, Any, Any]:
+    ) -> Awaitable[Any]:
         host = self._flavors.asyncio_host
         assert host is not None
 
-        def func(*args: Any, **kwargs: Any) -> Awaitable[Any]:
-            return host.run_trio(partial(task.func, *args, **kwargs))
+        def function(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+            return host.run_trio(partial(way.function, *args, **kwargs))
 
-        awaits: Any = SimpleNamespace(func=func, pass_context=task.pass_context)
-        return super().call_hosted(awaits, running, context_of)
+        return super().call_hosted(attrs.evolve(way, function=function), running, context_of)
 
 
 @pytest.fixture

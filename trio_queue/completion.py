@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator
 from enum import Enum
-from typing import Any, TypeAlias, assert_never, cast
+from typing import Any, Final, TypeAlias, assert_never, cast
 
 import attrs
 
@@ -34,6 +34,16 @@ class Raised:
 @attrs.frozen
 class Interrupted:
     """The body ended by the cancel of its own scope, or had not begun when it came."""
+
+
+#: Most jobs return nothing: they share what says so.
+_RETURNED_NOTHING: Final = Returned()
+INTERRUPTED: Final = Interrupted()
+
+
+def returned(result: Any) -> Returned:
+    """The outcome of a body that returned this."""
+    return _RETURNED_NOTHING if result is None else Returned(result)
 
 
 class StalledJobs(Enum):
@@ -130,7 +140,7 @@ def decide(
         return None
     match outcome:
         case Returned():
-            return returned(job, reason, delete_jobs)
+            return succeeded(job, reason, delete_jobs)
         case Interrupted():
             return _aborted(job, JobAborted(), reason, strategy, interrupted_jobs, delete_jobs)
         case Raised(error):
@@ -141,7 +151,7 @@ def decide(
             assert_never(outcome)
 
 
-def returned(
+def succeeded(
     job: Job, reason: AbortReason | None, delete_jobs: DeleteJobCondition
 ) -> Completion | None:
     """What is written for a job whose body returned: `decide`, where there is nothing to decide."""

@@ -9,7 +9,7 @@ same name here, in `sql/queries/` and in the log.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
@@ -157,15 +157,21 @@ class Finished:
 
 @attrs.frozen
 class FinishJobs(Verb[list[Finished]]):
-    """Write what became of jobs, each fenced by worker and attempt. One answer for each.
+    """Write what became of jobs, each fenced by worker and attempt.
 
-    A row that already is what was meant (an earlier try arrived, its answer was lost) counts as
-    written.
+    The answer tells of those only whose row is not what was meant: of a thousand jobs that is none,
+    as a rule. A row that already is what was meant (an earlier try arrived, its answer was lost)
+    counts as written.
     """
 
     name: ClassVar[str] = "finish_jobs"
     worker_id: int
     completions: Sequence[Completion]
+
+    def statuses(self, answer: Iterable[Finished]) -> dict[int, Status | None]:
+        """What each of the rows is, as `Finished.status` tells it."""
+        meant: dict[int, Status | None] = {each.job_id: each.status for each in self.completions}
+        return meant | {each.job_id: each.status for each in answer}
 
 
 @attrs.frozen

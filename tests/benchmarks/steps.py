@@ -20,7 +20,6 @@ from tests.benchmarks.peers import QUEUE, Bench, check_succeeded, fill, our_app,
 from trio_queue import App
 from trio_queue._storage.rows import JOB_COLUMNS, fetched_from_rows
 from trio_queue._worker.complete import Completer
-from trio_queue._worker.report import Ended
 from trio_queue._worker.run import Runner
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue.jobs import Job
@@ -53,7 +52,7 @@ class _Scene:
 
     worker: Worker
     task: AnyTask
-    ended: list[Ended] = attrs.field(factory=list[Ended])
+    ended: list[RunningJob] = attrs.field(factory=list[RunningJob])
 
     @classmethod
     def of(cls, app: App) -> _Scene:
@@ -121,10 +120,11 @@ async def _path(
     _, others = _taken(jobs, worker_id)
     runner = scene.runner(table)
     caller = scene.worker._caller()  # pyright: ignore[reportPrivateUsage] - its parts are what is measured
+    way = caller.way_of(scene.task)
 
     async def call() -> None:
         for each in others:
-            await caller.call(scene.task, each, runner._context)  # pyright: ignore[reportPrivateUsage] - likewise
+            await caller.call(way, each, runner._context)  # pyright: ignore[reportPrivateUsage] - likewise
 
     await watch.time("call the body", call)
 
@@ -136,7 +136,7 @@ async def _path(
 
     async def run() -> None:
         for each in running:
-            await runner.run(each)
+            await runner.run(way, each)
 
     await watch.time("run", run)
     await _complete(store, scene, table, watch, bench)
@@ -147,25 +147,21 @@ async def _complete(
 ) -> None:
     ended, reporter = list(scene.ended), scene.worker._reporter  # pyright: ignore[reportPrivateUsage] - likewise
     scene.ended.clear()
-    finish = FinishJobs(
-        ended[0].running.worker_id, [each.completion for each in ended if each.completion]
-    )
-    answers = await watch.time("complete: send, receive", lambda: store.run(finish))
-    statuses = {answer.job_id: answer.status for answer in answers}
+    finish = FinishJobs(ended[0].worker_id, [each.completion for each in ended if each.completion])
+    await watch.time("complete: send, receive", lambda: store.run(finish))
 
     async def report() -> None:
-        for each in ended:
-            reporter.ended(each, statuses[each.running.id])
+        reporter.ended(ended, {})
 
     async def begin() -> None:
         for each in ended:
-            reporter.began(each.running)
+            reporter.began(each)
 
     await watch.time("log, nobody listens", report)
     with bench.logging_at_info():
         await watch.time("(at INFO, to a file) log", begin)
         await watch.time("(at INFO, to a file) log", report)
-    await watch.time("let go", _sync(lambda: table.let_go(each.running for each in ended)))
+    await watch.time("let go", _sync(lambda: table.let_go(ended)))
 
 
 def _sync(work: Callable[[], Any]) -> Callable[[], Awaitable[Any]]:

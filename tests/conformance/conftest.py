@@ -10,7 +10,8 @@ import pytest
 
 from trio_queue._storage.parameters import Parameters
 from trio_queue._storage.store import PostgresJobStore
-from trio_queue.store import JobStore, RegisterWorker
+from trio_queue.jobs import Status
+from trio_queue.store import Finished, FinishJobs, JobStore, RegisterWorker
 from trio_queue.testing import FaultyStore, InMemoryConnector
 
 OpenStore: TypeAlias = Callable[[], AbstractAsyncContextManager[JobStore]]
@@ -65,3 +66,15 @@ def registration(**changes: object) -> RegisterWorker:
         **changes,
     }
     return RegisterWorker(**values)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # by name, for brevity
+
+
+async def finished(store: JobStore, verb: FinishJobs) -> list[Finished]:
+    """Write what became of jobs; what each row is then. The answer tells of no other than is needed for that."""
+    answer = await store.run(verb)
+    assert {each.job_id for each in answer} <= {each.job_id for each in verb.completions}
+    assert all((each.job_id, each.status) not in _meant(verb) for each in answer)
+    return [Finished(job_id, status) for job_id, status in verb.statuses(answer).items()]
+
+
+def _meant(verb: FinishJobs) -> set[tuple[int, Status]]:
+    return {(each.job_id, each.status) for each in verb.completions}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.conftest import registration
+from tests.conformance.conftest import finished, registration
 from trio_queue.completion import Completion
 from trio_queue.jobs import Job, Status
 from trio_queue.retry import RetryDecision
@@ -53,7 +53,7 @@ def completion(job_id: int, status: Status = Status.SUCCEEDED, **values: Any) ->
 async def test_an_end(store: JobStore, worker_id: int, status: Status) -> None:
     [job_id] = await claimed(store, worker_id)
     await store.run(CancelJob(job_id, abort=True))
-    answer = await store.run(FinishJobs(worker_id, [completion(job_id, status)]))
+    answer = await finished(store, FinishJobs(worker_id, [completion(job_id, status)]))
     assert answer == [Finished(job_id, status)]
     job = await row(store, job_id)
     assert (job.status, job.attempts, job.abort_requested) == (status.value, 1, False)
@@ -62,7 +62,7 @@ async def test_an_end(store: JobStore, worker_id: int, status: Status) -> None:
 
 
 async def test_nothing_to_write(store: JobStore, worker_id: int) -> None:
-    assert await store.run(FinishJobs(worker_id, [])) == []
+    assert await finished(store, FinishJobs(worker_id, [])) == []
 
 
 async def test_many_at_once_are_answered_in_their_order(store: JobStore, worker_id: int) -> None:
@@ -71,7 +71,7 @@ async def test_many_at_once_are_answered_in_their_order(store: JobStore, worker_
         completion(job_id, Status.FAILED if job_id % 2 else Status.SUCCEEDED)
         for job_id in reversed(ids)
     ]
-    answer = await store.run(FinishJobs(worker_id, done))
+    answer = await finished(store, FinishJobs(worker_id, done))
     assert answer == [Finished(one.job_id, one.status) for one in done]
 
 
@@ -93,12 +93,12 @@ async def test_a_run_that_is_somebody_elses(store: JobStore, worker_id: int, kin
     for status in (Status.SUCCEEDED, Status.TODO):
         for delete in {False, status is Status.SUCCEEDED}:
             done = completion(job_id, status, attempts=attempts, delete=delete)
-            assert await store.run(FinishJobs(holder, [done])) == [Finished(job_id, None)]
+            assert await finished(store, FinishJobs(holder, [done])) == [Finished(job_id, None)]
     assert await row(store, job_id) == before
     if kind == "ended otherwise":
         # The fence of one does not hold back another.
         batch = [completion(job_id), completion(other)]
-        assert await store.run(FinishJobs(worker_id, batch)) == [
+        assert await finished(store, FinishJobs(worker_id, batch)) == [
             Finished(job_id, None),
             Finished(other, Status.SUCCEEDED),
         ]
@@ -121,9 +121,9 @@ async def test_a_write_that_arrived_before(
     [job_id] = await claimed(store, worker_id)
     verb = FinishJobs(worker_id, [completion(job_id, **values)])
     written = [Finished(job_id, values["status"])]
-    assert await store.run(verb) == written
+    assert await finished(store, verb) == written
     before = await store.run(ListJobs()), await store.run(ListEvents(job_id))
-    assert await store.run(verb) == written
+    assert await finished(store, verb) == written
     assert (await store.run(ListJobs()), await store.run(ListEvents(job_id))) == before
 
 
@@ -131,7 +131,7 @@ async def test_a_retry(store: JobStore, worker_id: int) -> None:
     [job_id] = await claimed(store, worker_id, Job(task_name="t", lock="l"))
     retry = RetryDecision(retry_at=FUTURE, priority=7, queue="other", lock="m")
     done = completion(job_id, Status.TODO, retry=retry, reason="shutdown")
-    assert await store.run(FinishJobs(worker_id, [done])) == [Finished(job_id, Status.TODO)]
+    assert await finished(store, FinishJobs(worker_id, [done])) == [Finished(job_id, Status.TODO)]
     job = await row(store, job_id)
     assert (job.status, job.attempts, job.scheduled_at) == ("todo", 1, FUTURE)
     assert (job.priority, job.queue, job.lock) == (7, "other", "m")
@@ -186,7 +186,7 @@ async def test_given_back_after_a_user_asked_for_its_abort(
     [job_id] = await claimed(store, worker_id)
     await store.run(CancelJob(job_id, abort=True))
     done = completion(job_id, Status.TODO, retry=retry, if_abort_requested=end)
-    assert await store.run(FinishJobs(worker_id, [done])) == [Finished(job_id, end)]
+    assert await finished(store, FinishJobs(worker_id, [done])) == [Finished(job_id, end)]
     job = await row(store, job_id)
     assert (job.status, job.abort_requested, job.queue) == (end.value, False, "default")
     assert job.attempts == (1 if retry else 0)
@@ -206,7 +206,7 @@ async def test_given_back_while_another_waits_with_its_queueing_lock(
         completion(held, Status.TODO, retry=retry, reason="shutdown"),
         completion(fine, Status.TODO),
     ]
-    assert await store.run(FinishJobs(worker_id, batch)) == [
+    assert await finished(store, FinishJobs(worker_id, batch)) == [
         Finished(held, Status.CANCELLED),
         Finished(fine, Status.TODO),
     ]
@@ -223,7 +223,7 @@ async def test_two_of_one_queueing_lock_given_back_together(
     [first] = await claimed(store, worker_id, Job(task_name="t", queueing_lock="q"))
     [second] = await claimed(store, worker_id, Job(task_name="t", queueing_lock="q"))
     batch = [completion(second, Status.TODO), completion(first, Status.TODO)]
-    assert await store.run(FinishJobs(worker_id, batch)) == [
+    assert await finished(store, FinishJobs(worker_id, batch)) == [
         Finished(second, Status.TODO),
         Finished(first, Status.CANCELLED),
     ]
@@ -232,7 +232,9 @@ async def test_two_of_one_queueing_lock_given_back_together(
 async def test_deleted_instead(store: JobStore, worker_id: int) -> None:
     [job_id] = await claimed(store, worker_id)
     done = completion(job_id, delete=True)
-    assert await store.run(FinishJobs(worker_id, [done])) == [Finished(job_id, Status.SUCCEEDED)]
+    assert await finished(store, FinishJobs(worker_id, [done])) == [
+        Finished(job_id, Status.SUCCEEDED)
+    ]
     assert await store.run(ListJobs()) == []
     assert await store.run(ListEvents(job_id)) == []
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import trio
 
-from tests.conformance.conftest import registration
+from tests.conformance.conftest import finished, registration
 from trio_queue.completion import WORKER_DIED, Completion
 from trio_queue.exceptions import WorkerGone
 from trio_queue.jobs import Job, Status
@@ -60,8 +60,8 @@ async def write_death(store: JobStore, worker_id: int, job_id: int, attempts: in
         retry=RetryDecision(),
         reason=WORKER_DIED,
     )
-    [finished] = await store.run(FinishJobs(worker_id, [completion]))
-    assert finished.status is Status.TODO
+    [answer] = await finished(store, FinishJobs(worker_id, [completion]))
+    assert answer.status is Status.TODO
 
 
 # -- adopt_jobs ---------------------------------------------------------------------------------

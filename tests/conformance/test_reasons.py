@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conformance.conftest import registration
+from tests.conformance.conftest import finished, registration
 from trio_queue.completion import NOT_BEGUN, RELEASED, WORKER_DIED, Completion
 from trio_queue.jobs import Event, Job, Status
 from trio_queue.retry import RetryDecision
@@ -117,7 +117,7 @@ async def test_a_deploy_or_a_death_does_not_undo_a_users_cancel(
         assert orphan.job.abort_requested
     retry = RetryDecision() if reason == WORKER_DIED else None
     done = Completion(job_id=job_id, attempts=0, status=Status.TODO, retry=retry, reason=reason)
-    [answer] = await store.run(FinishJobs(worker_id, [done]))
+    [answer] = await finished(store, FinishJobs(worker_id, [done]))
     assert answer.status is Status.ABORTED
     assert (await store.run(FetchJobs(worker_id, None, 9))).jobs == []
     assert (await last_event(store, job_id)).reason == f"{reason}; user_request"

@@ -339,7 +339,7 @@ async def test_a_job_that_is_given_back_in_the_moment_it_gets_its_thread_has_not
 
     async def call() -> None:
         with scope:
-            await caller.call(task, running, lambda _: context)
+            await caller.call(caller.way_of(task), running, lambda _: context)
 
     async with trio.open_nursery() as nursery:
         threads.acquire_on_behalf_of_nowait("another job")

@@ -12,7 +12,7 @@ import trio.testing
 from tests.fix_worker import FaultyConnector, Steps, ran, work, working
 from trio_queue import App, BaseRetryStrategy, RetryDecision, Worker
 from trio_queue._worker.complete import Completer
-from trio_queue._worker.report import Ended
+from trio_queue._worker.running import RunningJob
 from trio_queue.exceptions import ConnectorException, OutcomesNotWritten
 from trio_queue.jobs import Job
 from trio_queue.store import FinishJobs
@@ -207,7 +207,7 @@ async def test_the_pauses_between_tries_are_capped(
 async def test_a_bug_in_writing_ends_the_worker_and_does_not_hold_it(
     app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> list[Ended]:
+    def broken(*_: object) -> list[RunningJob]:
         monkeypatch.undo()
         raise RuntimeError("a bug")
 

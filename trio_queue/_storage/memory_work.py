@@ -148,8 +148,9 @@ def _next_scheduled_in(tables: Tables, queues: Sequence[str] | None) -> float | 
 def finish_jobs(verb: store.FinishJobs, tables: Tables) -> list[store.Finished]:
     """See FinishJobs."""
     return [
-        store.Finished(completion.job_id, _complete(tables, verb.worker_id, completion))
+        store.Finished(completion.job_id, status)
         for completion in verb.completions
+        if (status := _complete(tables, verb.worker_id, completion)) is not completion.status
     ]
 
 

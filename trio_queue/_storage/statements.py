@@ -274,15 +274,6 @@ def _each(make: Callable[[Any], Any]) -> Reader:
     return lambda found: [make(row) for row in found]
 
 
-def _finished(verb: store.FinishJobs, found: Rows) -> list[store.Finished]:
-    """One answer for each completion, in their order; the rows tell where it is not what was meant."""
-    other = {row[0]: rows.finished_from_row(row) for row in found}
-    return [
-        other.get(completion.job_id) or store.Finished(completion.job_id, completion.status)
-        for completion in verb.completions
-    ]
-
-
 _READERS: Final[dict[type[Verb[Any]], Reader]] = {
     store.DeferPeriodicJob: _value,
     store.RegisterWorker: _value,
@@ -292,6 +283,7 @@ _READERS: Final[dict[type[Verb[Any]], Reader]] = {
     store.PruneStalledWorkers: _values,
     store.FetchJobs: rows.fetched_from_rows,
     store.HasEligibleJob: _value,
+    store.FinishJobs: _each(rows.finished_from_row),
     store.ReleaseJobs: _each(rows.finished_from_row),
     store.ListJobsToAbort: _values,
     store.AdoptJobs: _values,
@@ -313,6 +305,4 @@ _READERS: Final[dict[type[Verb[Any]], Reader]] = {
 
 
 def _reader(verb: Verb[Any]) -> Reader:
-    if isinstance(verb, store.FinishJobs):
-        return functools.partial(_finished, verb)
     return _READERS[type(verb)]

@@ -25,10 +25,12 @@ _UNLIMITED = trio.CapacityLimiter(1_000_000)
 
 
 @attrs.frozen(eq=False)
-class _Way:
+class Way:
     """How the jobs of one task are called: what is the same for each of them."""
 
     task: AnyTask
+    #: The task's.
+    function: Callable[..., Any]
     flavor: Flavor
     is_async: bool
     #: Async, for the loop that the worker runs in, with no middleware around it: Trio's.
@@ -61,70 +63,70 @@ class Caller:
             is_async: of_kind(task_middleware, is_async=is_async) for is_async in (True, False)
         }
         self._worker_middleware = worker_middleware
-        self._ways: dict[AnyTask, _Way] = {}
+        self._ways: dict[AnyTask, Way] = {}
 
-    async def call(
+    def call(
         self,
-        task: AnyTask,
+        way: Way,
         running: RunningJob,
         context_of: Callable[[RunningJob], JobContext],
-    ) -> Any:
+    ) -> Awaitable[Any]:
         """Run the body of a job inside its scope.
 
         Args:
-            task: Its task.
+            way: How its task is called.
             running: The job.
             context_of: Makes the job's context, where the function or a middleware takes it.
 
         Returns and raises what the body does. Cancelled: an async body hears it at its next
         checkpoint; a sync one is not begun where it still waits for a thread, else it goes on.
         """
-        way = self._way_of(task)
         context = context_of(running) if way.takes_context else None
-        if self._worker_middleware:
-            return await self._in_middleware(way, running, context)
         if way.is_direct:
-            return await self._call_here(task, running, context)
-        return await self._call_task(way, running, context)
+            return self._call_here(way, running, context)
+        if self._worker_middleware:
+            return self._in_middleware(way, running, context)
+        return self._call_task(way, running, context)
 
-    def host_of(self, task: AnyTask) -> HostsJobs | None:
+    def host_of(self, way: Way) -> HostsJobs | None:
         """The asyncio loop around us, where the jobs of this task are tasks of it, and no more than that."""
-        return self._flavors.host_of_jobs() if self._way_of(task).is_hosted else None
+        return self._flavors.host_of_jobs() if way.is_hosted else None
 
-    async def call_hosted(
+    def call_hosted(
         self,
-        task: AnyTask,
+        way: Way,
         running: RunningJob,
         context_of: Callable[[RunningJob], JobContext],
-    ) -> Any:
+    ) -> Awaitable[Any]:
         """Run the body of a job in a task of the loop around us. See `call` and `host_of`."""
-        context = context_of(running) if task.pass_context else None
-        return await self._call_here(task, running, context)
+        context = context_of(running) if way.takes_context else None
+        return self._call_here(way, running, context)
 
-    async def _call_here(
-        self, task: AnyTask, running: RunningJob, context: JobContext | None
-    ) -> Any:
+    async def _call_here(self, way: Way, running: RunningJob, context: JobContext | None) -> Any:
         # The path of most jobs, with as few steps as it takes: each costs every job its time.
-        self._begin(running, in_thread=False)
+        running.body_begins(in_thread=False)
+        self._began(running)
         with OneProcess():
-            if task.pass_context:
-                return await task.func(context, **running.job.keywords)
-            return await task.func(**running.job.keywords)
+            if way.takes_context:
+                return await way.function(context, **running.job.keywords)
+            return await way.function(**running.job.keywords)
 
-    def _way_of(self, task: AnyTask) -> _Way:
+    def way_of(self, task: AnyTask) -> Way:
+        """How the jobs of a task are called."""
         way = self._ways.get(task)
         if way is None:
             way = self._ways[task] = self._find_way(task)
         return way
 
-    def _find_way(self, task: AnyTask) -> _Way:
+    def _find_way(self, task: AnyTask) -> Way:
         host = self._flavors.host
         is_async = is_async_callable(task.func)
         flavor = self._flavors.of(task)
         middleware = (*self._task_middleware[is_async], *task.task_middleware)
         bare = is_async and flavor == host and not (middleware or self._worker_middleware)
-        return _Way(
+        return Way(
             task=task,
+            function=task.func,
             flavor=flavor,
             is_async=is_async,
             is_direct=bare and flavor == "trio",
@@ -134,7 +136,7 @@ class Caller:
         )
 
     async def _in_middleware(
-        self, way: _Way, running: RunningJob, context: JobContext | None
+        self, way: Way, running: RunningJob, context: JobContext | None
     ) -> Any:
         host = self._flavors.host
         await self._flavors.make_ready(host)
@@ -150,14 +152,12 @@ class Caller:
             host, compose(self._worker_middleware, run, context, self._worker)
         )
 
-    def _body(
-        self, way: _Way, running: RunningJob, context: JobContext | None
-    ) -> Callable[[], Any]:
+    def _body(self, way: Way, running: RunningJob, context: JobContext | None) -> Callable[[], Any]:
         arguments = (context,) if way.task.pass_context else ()
         body: Callable[[], Any] = partial(way.task.func, *arguments, **running.job.keywords)
         return compose(way.middleware, body, context, self._worker)
 
-    async def _call_task(self, way: _Way, running: RunningJob, context: JobContext | None) -> Any:
+    async def _call_task(self, way: Way, running: RunningJob, context: JobContext | None) -> Any:
         body = self._body(way, running, context)
         if way.is_async:
             await self._flavors.make_ready(way.flavor)

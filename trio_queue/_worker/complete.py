@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import chain, groupby
 
-import attrs
 import trio
 
 from trio_queue._worker.database import WRITE_BOUND, Backoff, Database
 from trio_queue._worker.lease import Lease
-from trio_queue._worker.report import Ended, Reporter
-from trio_queue._worker.running import RunningJobs
+from trio_queue._worker.report import Reporter
+from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Shutdown
 from trio_queue.completion import without_retry
 from trio_queue.exceptions import OutcomesNotWritten
@@ -30,7 +29,7 @@ class Completer:
         shutdown: Shutdown,
         lease: Lease,
         patience: float,
-        written: Callable[[Sequence[Ended]], None],
+        written: Callable[[Sequence[RunningJob]], None],
         reporter: Reporter,
     ) -> None:
         self._database = database
@@ -42,15 +41,15 @@ class Completer:
         self._bound = min(WRITE_BOUND, patience)
         self._written = written
         self._reporter = reporter
-        self._ended: list[Ended] = []
+        self._ended: list[RunningJob] = []
         self._added = trio.Event()
         #: Set where a stop could not wait for the database any longer: the worker raises it.
         self.error: OutcomesNotWritten | None = None
         self._given_up: list[str] = []
 
-    def add(self, ended: Ended) -> None:
-        """Take the outcome of a job whose body has ended."""
-        self._ended.append(ended)
+    def add(self, running: RunningJob) -> None:
+        """Take a job whose body has ended, and what is to be written for it."""
+        self._ended.append(running)
         self._added.set()
 
     async def write(self) -> None:
@@ -64,8 +63,7 @@ class Completer:
             await self._added.wait()
             self._added = trio.Event()
             batch, self._ended = self._ended, []
-            batch.sort(key=_worker_id)  # stable; a second id is there only after a lease was lost
-            groups = [list(group) for _, group in groupby(batch, key=_worker_id)]
+            groups = _by_worker_id(batch)
             while groups:
                 try:
                     await self._write(groups[0])
@@ -73,15 +71,15 @@ class Completer:
                     held = set(self._running)
                     self._ended[:0] = chain.from_iterable(groups[1:])
                     self._added.set()
-                    self._leave([each for each in groups[0] if each.running in held], repr(error))
+                    self._leave([each for each in groups[0] if each in held], repr(error))
                     raise
                 del groups[0]
 
-    async def _write(self, batch: list[Ended]) -> None:
+    async def _write(self, batch: list[RunningJob]) -> None:
         """Write these, however long the database is away; let go of them when it is done."""
         verb = FinishJobs(
-            batch[0].running.worker_id,
-            [ended.completion for ended in batch if ended.completion is not None],
+            batch[0].worker_id,
+            [running.completion for running in batch if running.completion is not None],
         )
         backoff = Backoff()
         failing_since = math.inf
@@ -100,37 +98,45 @@ class Completer:
                     return
                 await trio.sleep(backoff.next())
         contested = self._contested(batch, answers)
-        self._let_go([ended for ended in batch if ended not in contested], answers)
         if contested:
+            self._let_go([running for running in batch if running not in contested], answers)
             await self._settle(contested, verb.worker_id)
+        else:
+            self._let_go(batch, answers)
 
-    def _contested(self, batch: Sequence[Ended], answers: Sequence[Finished]) -> list[Ended]:
+    def _contested(
+        self, batch: Sequence[RunningJob], answers: Sequence[Finished]
+    ) -> list[RunningJob]:
         refused = {answer.job_id for answer in answers if answer.status is None}
-        return [ended for ended in batch if ended.completion and ended.running.id in refused]
+        if not refused:
+            return []
+        return [running for running in batch if running.completion and running.id in refused]
 
-    async def _settle(self, contested: list[Ended], written_under: int) -> None:
+    async def _settle(self, contested: list[RunningJob], written_under: int) -> None:
         """Writes that matched no row: the job was taken from us, or the worker's own row was lost.
 
         In the second case the jobs that nobody has taken yet are ours again under the new id; they
         may be so already, where the heartbeat noticed the loss between two tries.
         """
         await self._lease.check()
-        ours = [ended for ended in contested if ended.running.worker_id != written_under]
-        self._let_go([ended for ended in contested if ended not in ours], [])
+        ours = [running for running in contested if running.worker_id != written_under]
+        lost = [running for running in contested if running not in ours]
+        self._let_go(lost, [Finished(running.id, None) for running in lost])
         if ours:
             await self._write(ours)
 
-    async def _write_apart(self, batch: list[Ended], error: Exception) -> None:
+    async def _write_apart(self, batch: list[RunningJob], error: Exception) -> None:
         """One row that the database refuses must not hold the others."""
         if len(batch) > 1:
-            for ended in batch:
-                await self._write([ended])
+            for running in batch:
+                await self._write([running])
             return
-        [ended] = batch
-        if ended.completion is not None and ended.completion.retry is not None:
+        [running] = batch
+        if running.completion is not None and running.completion.retry is not None:
             # It may be the strategy's decision that no row can hold.
-            self._reporter.retry_refused(ended, error)
-            await self._write([attrs.evolve(ended, completion=without_retry(ended.completion))])
+            self._reporter.retry_refused(running, error)
+            running.completion = without_retry(running.completion)
+            await self._write([running])
             return
         self._leave(batch, error)
 
@@ -145,8 +151,8 @@ class Completer:
             and trio.current_time() >= patience_ends
         )
 
-    def _give_up(self, batch: list[Ended]) -> None:
-        self._given_up += [ended.running.job.call_string for ended in batch]
+    def _give_up(self, batch: list[RunningJob]) -> None:
+        self._given_up += [running.job.call_string for running in batch]
         self.error = OutcomesNotWritten(
             "the worker stopped while the database was away: the outcomes of these jobs could not "
             "be written, their rows stay `doing` until they are rescued: "
@@ -154,20 +160,30 @@ class Completer:
         )
         self._leave(batch, "the database is away, and the worker stops")
 
-    def _leave(self, batch: list[Ended], error: object) -> None:
-        self._running.leave(ended.running for ended in batch)
+    def _leave(self, batch: list[RunningJob], error: object) -> None:
+        self._running.leave(batch)
         self._written(batch)
         self._reporter.not_written(batch, error)
 
-    def _let_go(self, batch: list[Ended], answers: Sequence[Finished]) -> None:
-        statuses = {answer.job_id: answer.status for answer in answers}
+    def _let_go(self, batch: list[RunningJob], answers: Sequence[Finished]) -> None:
         try:
-            for ended in batch:
-                self._reporter.ended(ended, statuses.get(ended.running.id))
+            self._reporter.ended(batch, {answer.job_id: answer.status for answer in answers})
         finally:  # a log handler of the user's may raise: the rows are written all the same
-            self._running.let_go(ended.running for ended in batch)
+            self._running.let_go(batch)
             self._written(batch)
 
 
-def _worker_id(ended: Ended) -> float:
-    return ended.running.worker_id if ended.completion else math.inf
+def _by_worker_id(batch: list[RunningJob]) -> list[list[RunningJob]]:
+    """What is written in one statement; what is not written at all comes last.
+
+    A second id is there only after a lease was lost.
+    """
+    ids = {running.worker_id if running.completion else None for running in batch}
+    if len(ids) == 1:
+        return [batch]
+    batch.sort(key=_worker_id)
+    return [list(group) for _, group in groupby(batch, key=_worker_id)]
+
+
+def _worker_id(running: RunningJob) -> float:
+    return running.worker_id if running.completion else math.inf

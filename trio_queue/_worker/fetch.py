@@ -11,7 +11,6 @@ from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database, TooSlow
 from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options
 from trio_queue._worker.pace import MAX_AGE, Pace
-from trio_queue._worker.report import Ended
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.completion import RELEASED
@@ -59,13 +58,13 @@ class Fetcher:
         """There may be a job to claim."""
         self._bell.set()
 
-    def written(self, batch: Sequence[Ended]) -> None:
+    def written(self, batch: Sequence[RunningJob]) -> None:
         """Rows are written: a lock may be free, a job may wait again, nothing may be left to run."""
         nothing_runs = not self._options.wait and not len(self._running)
         if nothing_runs or any(
-            ended.running.job.lock is not None
-            or (ended.completion is not None and ended.completion.status is Status.TODO)
-            for ended in batch
+            running.job.lock is not None
+            or (running.completion is not None and running.completion.status is Status.TODO)
+            for running in batch
         ):
             self.ring()
 

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
-
-import attrs
 
 from trio_queue._worker.lines import Line
 from trio_queue._worker.options import Options
 from trio_queue._worker.running import RunningJob
-from trio_queue.completion import Completion, Outcome, Raised, Returned
+from trio_queue.completion import Outcome, Raised, Returned
 from trio_queue.jobs import AbortReason, Status
 from trio_queue.log import Action, fields
-
-
-@attrs.frozen(eq=False)
-class Ended:
-    """A job whose body has ended, and what is to be written for it."""
-
-    running: RunningJob
-    outcome: Outcome
-    #: None: the row is somebody else's, nothing is written.
-    completion: Completion | None
-    #: Seconds since the epoch.
-    end_timestamp: float
 
 
 class Reporter:
@@ -47,18 +33,31 @@ class Reporter:
                 running.job.call_string, extra=self._fields(Action.START_JOB, running)
             )
 
-    def ended(self, ended: Ended, status: Status | None) -> None:
-        """A job's row is written with this status; None: it was no longer ours."""
+    def ended(self, batch: Iterable[RunningJob], others: Mapping[int, Status | None]) -> None:
+        """The rows of these jobs are written.
+
+        Args:
+            batch: The jobs.
+            others: The statuses of those whose rows are not what was meant; None: it was no longer ours.
+        """
+        told = self._ends.is_enabled
+        for running in batch:
+            meant = running.completion
+            status = None if meant is None else meant.status
+            if others:
+                status = others.get(running.id, status)
+            if status is not Status.SUCCEEDED or told:
+                self._ended(running, status)
+
+    def _ended(self, running: RunningJob, status: Status | None) -> None:
         if status is None:
-            self._lease_lost(ended)
+            self._lease_lost(running)
             return
-        if status is Status.SUCCEEDED and not self._ends.is_enabled:
-            return
-        action, said, level = _outcome_line(ended, status)
+        action, said, level = _outcome_line(running, status)
         if not self.logger.isEnabledFor(level):
             return
-        running, outcome = ended.running, ended.outcome
-        seconds = ended.end_timestamp - running.start_timestamp
+        outcome = running.outcome
+        seconds = running.end_timestamp - running.start_timestamp
         text = f"Job {running.job.call_string} {said}, lasted {seconds:.3f} s"
         if isinstance(outcome, Returned) and outcome.result is not None:
             text += f" - Result: {_shown(outcome.result, str)}"[:250]
@@ -68,7 +67,7 @@ class Reporter:
             status=status.value,
             reason=running.reason.value if running.reason else None,
             start_timestamp=running.start_timestamp,
-            end_timestamp=ended.end_timestamp,
+            end_timestamp=running.end_timestamp,
             duration=seconds,
             result=outcome.result if isinstance(outcome, Returned) else None,
         )
@@ -78,35 +77,34 @@ class Reporter:
         else:
             self.logger.log(level, "%s", text, extra=extra, exc_info=error)
 
-    def _lease_lost(self, ended: Ended) -> None:
-        running = ended.running
+    def _lease_lost(self, running: RunningJob) -> None:
         self.logger.warning(
             "Job %s is no longer this worker's: somebody took the worker for dead, or ended the "
             "job by hand. Its outcome is not written (%s)",
             running.job.call_string,
-            type(ended.outcome).__name__.lower(),
+            type(running.outcome).__name__.lower(),
             extra=self._fields(Action.LEASE_LOST, running),
-            exc_info=_worth_a_traceback(ended.outcome, running.reason),
+            exc_info=_worth_a_traceback(running.outcome, running.reason),
         )
 
-    def retry_refused(self, ended: Ended, error: Exception) -> None:
+    def retry_refused(self, running: RunningJob, error: Exception) -> None:
         """The database refuses what the retry strategy decided: the job ends."""
         self.logger.error(
             "Job %s is not retried, the database refuses what its retry strategy decided: %s",
-            ended.running.job.call_string,
+            running.job.call_string,
             error,
-            extra=self._fields(Action.RETRY_STRATEGY_ERROR, ended.running),
+            extra=self._fields(Action.RETRY_STRATEGY_ERROR, running),
         )
 
-    def not_written(self, batch: Sequence[Ended], error: object) -> None:
+    def not_written(self, batch: Iterable[RunningJob], error: object) -> None:
         """The outcomes of these jobs could not be written: they are left to the rescue."""
-        for ended in batch:
+        for running in batch:
             self.logger.error(
                 "The outcome of job %s could not be written, its row stays `doing` until it is "
                 "rescued: %s",
-                ended.running.job.call_string,
+                running.job.call_string,
                 error,
-                extra=self._fields(Action.OUTCOME_NOT_WRITTEN, ended.running),
+                extra=self._fields(Action.OUTCOME_NOT_WRITTEN, running),
             )
 
     def _fields(self, action: Action, running: RunningJob, **more: Any) -> dict[str, Any]:
@@ -123,8 +121,8 @@ class Reporter:
         )
 
 
-def _outcome_line(ended: Ended, status: Status) -> tuple[Action, str, int]:
-    completion, outcome = ended.completion, ended.outcome
+def _outcome_line(running: RunningJob, status: Status) -> tuple[Action, str, int]:
+    completion, outcome = running.completion, running.outcome
     match status:
         case Status.TODO if completion is None or completion.retry is None:
             return Action.JOB_REQUEUED, "goes back to its queue", logging.INFO

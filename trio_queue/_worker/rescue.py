@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Mapping
 
 import trio
 
@@ -23,6 +24,7 @@ from trio_queue.completion import (
 )
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.job_context import WorkerOwner
+from trio_queue.jobs import Status
 from trio_queue.log import Action, fields
 from trio_queue.store import AdoptOrphans, Finished, FinishJobs, Orphan
 
@@ -138,19 +140,19 @@ class Rescuer:
             await self._lease.settled_id()
 
     async def _write(self, worker_id: int, orphans: list[Orphan]) -> None:
-        completions = [self._decide(orphan) for orphan in orphans]
+        verb = FinishJobs(worker_id, [self._decide(orphan) for orphan in orphans])
         backoff = Backoff()
         answers: list[Finished] | None = None
         while answers is None:
             try:
-                answers = await self._database.run(FinishJobs(worker_id, completions))
+                answers = await self._database.run(verb)
             except TrioQueueException as error:
                 if not self._database.is_transient(error):
                     await self._write_apart(worker_id, orphans, error)
                     return
                 if await self._shutdown.drains_within(backoff.next()):
                     return  # the goodbye gives them back
-        self._report(orphans, answers)
+        self._report(orphans, verb.statuses(answers))
 
     async def _write_apart(self, worker_id: int, orphans: list[Orphan], error: Exception) -> None:
         """One row that the database refuses must not hold the others, nor end a living worker."""
@@ -168,10 +170,9 @@ class Rescuer:
             extra=fields(Action.OUTCOME_NOT_WRITTEN, job=orphan.job.log_context()),
         )
 
-    def _report(self, orphans: list[Orphan], answers: list[Finished]) -> None:
-        told = {answer.job_id: answer.status for answer in answers}
+    def _report(self, orphans: list[Orphan], statuses: Mapping[int, Status | None]) -> None:
         for orphan in orphans:
-            status = told.get(orphan.job.id or 0)
+            status = statuses.get(orphan.job.id or 0)
             if status is not None:
                 self._reporter.logger.warning(
                     "Rescued job %s, whose worker died: it is `%s` now (death %d under it)",

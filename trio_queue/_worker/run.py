@@ -13,13 +13,13 @@ from typing import Any
 
 import trio
 
-from trio_queue._worker.call import Caller
+from trio_queue._worker.call import Caller, Way
 from trio_queue._worker.complete import Completer
 from trio_queue._worker.options import Options
-from trio_queue._worker.report import Ended
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.completion import (
+    INTERRUPTED,
     STRATEGY_RAISED,
     TASK_NOT_FOUND,
     Completion,
@@ -31,13 +31,13 @@ from trio_queue.completion import (
     decide,
     leaves,
     returned,
+    succeeded,
 )
 from trio_queue.exceptions import TaskNotFound
 from trio_queue.job_context import JobContext, WorkerOwner
 from trio_queue.jobs import Status
 from trio_queue.log import Action, fields
 from trio_queue.owners import Hosted
-from trio_queue.tasks import AnyTask
 
 
 class Runner:
@@ -78,35 +78,37 @@ class Runner:
             context: The worker's context variables.
             running: The job.
         """
-        task = self._app.tasks.get(running.job.task_name)
-        if task is not None and not running.was_stopped and (host := self._caller.host_of(task)):
+        name = running.job.task_name
+        task = self._app.tasks.get(name)
+        way = None if task is None else self._caller.way_of(task)
+        if way is not None and not running.was_stopped and (host := self._caller.host_of(way)):
             # A task of the asyncio loop around us; a second one of Trio would only wait for it.
             hosted = host.host(
-                partial(self._run_hosted, task, running),
-                partial(self._hosted_ended, task, running),
+                partial(self._run_hosted, way, running),
+                partial(self._hosted_ended, way, running),
                 context.copy(),
             )
             running.interrupt = lambda _: hosted.cancel()
             self._hosted += 1
             return
-        context.run(lambda: jobs.start_soon(self.run, running, name=running.job.task_name))
+        context.run(partial(jobs.start_soon, self.run, way, running, name=name))
 
-    async def _run_hosted(self, task: AnyTask, running: RunningJob) -> Any:
+    async def _run_hosted(self, way: Way, running: RunningJob) -> Any:
         if self._shutdown.draining.is_set():
             running.give_back()  # the drain began between the claim and this first step
             raise asyncio.CancelledError
-        return await self._caller.call_hosted(task, running, self._context)
+        return await self._caller.call_hosted(way, running, self._context)
 
-    def _hosted_ended(self, task: AnyTask, running: RunningJob, hosted: Hosted[Any]) -> None:
+    def _hosted_ended(self, way: Way, running: RunningJob, hosted: Hosted[Any]) -> None:
         running.interrupt = None  # or the two would hold each other until the garbage is collected
         outcome: Outcome
         if hosted.error is None:
-            outcome = Returned(hosted.value)
+            outcome = returned(hosted.value)
         elif hosted.is_cancelled and isinstance(hosted.error, asyncio.CancelledError):
-            outcome = Interrupted()
+            outcome = INTERRUPTED
         else:
             outcome = Raised(hosted.error)
-        self._ended(task, running, outcome)
+        self._ended(way, running, outcome)
         self._hosted -= 1
         if not self._hosted:
             self._none_hosted.set()
@@ -128,37 +130,42 @@ class Runner:
     # Ctrl-C is for the worker: in a Trio host without handlers it must reach the main task, not
     # whichever job happens to hold the CPU.
     @trio.lowlevel.enable_ki_protection
-    async def run(self, running: RunningJob) -> None:
-        """Run a job's body to its end and hand on what is to be written."""
-        task = self._app.tasks.get(running.job.task_name)
-        outcome = self._not_found(running) if task is None else await self._outcome(task, running)
-        self._ended(task, running, outcome)
+    async def run(self, way: Way | None, running: RunningJob) -> None:
+        """Run a job's body to its end and hand on what is to be written.
 
-    def _ended(self, task: AnyTask | None, running: RunningJob, outcome: Outcome) -> None:
+        Args:
+            way: How its task is called; None: there is no task of this name.
+            running: The job.
+        """
+        if self._shutdown.draining.is_set():
+            running.give_back()  # the drain began between the claim and this first step
+        outcome: Outcome = INTERRUPTED
+        if running.was_stopped:
+            pass  # its body does not begin
+        elif way is None:
+            outcome = self._not_found(running)
+        else:
+            # Shielded: the cancel of the worker never reaches a job by accident.
+            scope = trio.CancelScope(shield=True)
+            running.interrupt = scope.cancel
+            try:
+                with scope:
+                    outcome = returned(await self._caller.call(way, running, self._context))
+            # Outside of the scope: it has taken its own Cancelled out of any group by now, and one
+            # that still comes is a stray one of the job's own.
+            except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
+                outcome = Raised(error)
+            running.interrupt = None  # not to keep the scope until the row is written
+        self._ended(way, running, outcome)
+
+    def _ended(self, way: Way | None, running: RunningJob, outcome: Outcome) -> None:
+        running.outcome = outcome
+        running.end_timestamp = time.time()
         if isinstance(outcome, Raised):
             self._notice_exit(running, outcome.error)
         self._running.body_ended(running)
-        self._completer.add(
-            Ended(running, outcome, self._decide(task, running, outcome), time.time())
-        )
-
-    async def _outcome(self, task: AnyTask, running: RunningJob) -> Outcome:
-        if self._shutdown.draining.is_set():
-            running.give_back()  # the drain began between the claim and this first step
-        outcome: Outcome = Interrupted()
-        if running.was_stopped:
-            return outcome
-        # Shielded: the cancel of the worker never reaches a job by accident.
-        scope = trio.CancelScope(shield=True)
-        running.interrupt = scope.cancel
-        try:
-            with scope:
-                outcome = Returned(await self._caller.call(task, running, self._context))
-        # Outside of the scope: it has taken its own Cancelled out of any group by now, and one
-        # that still comes is a stray one of the job's own.
-        except BaseException as error:  # noqa: BLE001 - whatever a job raises is its outcome
-            return Raised(error)
-        return outcome
+        running.completion = self._decide(way, running, outcome)
+        self._completer.add(running)
 
     def _context(self, running: RunningJob) -> JobContext:
         return JobContext(
@@ -196,12 +203,10 @@ class Runner:
                 Event.JOB_EXITED, f"{type(exits[0]).__name__} raised by {running.job.call_string}"
             )
 
-    def _decide(
-        self, task: AnyTask | None, running: RunningJob, outcome: Outcome
-    ) -> Completion | None:
+    def _decide(self, way: Way | None, running: RunningJob, outcome: Outcome) -> Completion | None:
         job = running.job
         if isinstance(outcome, Returned):  # nobody of a user's is asked
-            return returned(job, running.reason, self._options.delete_jobs)
+            return succeeded(job, running.reason, self._options.delete_jobs)
         if running.given_back and isinstance(outcome, Interrupted) and not running.started:
             return Completion(
                 job_id=running.id,
@@ -209,6 +214,7 @@ class Runner:
                 status=Status.TODO,
                 reason=running.given_back,
             )
+        task = way and way.task
         interrupted_jobs = task.interrupted_jobs if task else None
         strategy = task.retry_strategy if task else None
         more = None if task else TASK_NOT_FOUND

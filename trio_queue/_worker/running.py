@@ -7,28 +7,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-import attrs
 import trio
 
-from trio_queue.completion import NOT_BEGUN
+from trio_queue.completion import INTERRUPTED, NOT_BEGUN, Completion, Outcome
 from trio_queue.jobs import AbortReason, Job
 
 #: So many outcomes may wait to be written before no more jobs are claimed; more where more run at once.
 MAX_UNWRITTEN = 1_000
 
 
-def _row_id(job: Job) -> int:
-    assert job.id is not None, "a claimed job has a row"
-    return job.id
-
-
-@attrs.define(eq=False)
 class RunningJob:
-    """A job that this worker claimed and whose row is not written yet."""
+    """A job that this worker claimed and whose row is not written yet.
 
-    job: Job
-    #: The worker's id that the job was claimed under: half of the fence of its row.
-    worker_id: int
+    Thousands wait claimed ahead. What most of them never say stands at the class, and takes neither time nor room.
+    """
+
     #: The first reason to stop, never overwritten.
     reason: AbortReason | None = None
     #: Its body has begun: it is run to its end, or aborted, but not given back.
@@ -42,22 +35,35 @@ class RunningJob:
     interruptible: bool = True
     #: Its row is somebody else's, whatever it had been asked to stop for before.
     lost: bool = False
-    #: Its body has ended; its row is still to be written.
+    #: Its body has ended, and so, or it never began; its row is still to be written.
     ended: bool = False
+    outcome: Outcome = INTERRUPTED
+    #: What is to be written; None: nothing, the row is somebody else's.
+    completion: Completion | None = None
+    #: When its body ended, by the wall's clock (seconds since the epoch).
+    end_timestamp: float = 0.0
     #: When the body began, by Trio's clock.
     started_at: float = 0.0
     #: When it was asked to stop, by Trio's clock; infinity: it was not.
     asked_at: float = math.inf
-    #: When it was claimed, by Trio's clock.
-    claimed_at: float = 0.0
     #: When it was given a place, by the wall's clock (seconds since the epoch).
     start_timestamp: float = 0.0
     #: Interrupts its body, given why; None: nothing is there to be interrupted yet.
     interrupt: Callable[[str], None] | None = None
-    #: The job's id.
-    id: int = attrs.field(
-        init=False, default=attrs.Factory(lambda self: _row_id(self.job), takes_self=True)
-    )
+
+    def __init__(self, job: Job, worker_id: int, claimed_at: float = 0.0) -> None:
+        """Take a job that was claimed.
+
+        Args:
+            job: The job as its row was.
+            worker_id: The worker's id that it was claimed under: half of the fence of its row.
+            claimed_at: When, by Trio's clock.
+        """
+        assert job.id is not None, "a claimed job has a row"
+        self.job = job
+        self.id: int = job.id
+        self.worker_id = worker_id
+        self.claimed_at = claimed_at
 
     def abort(self, reason: AbortReason) -> bool:
         """Ask the job to stop, unless it was asked before. Answers whether this is the first time.
@@ -120,6 +126,8 @@ class RunningJobs:
         self._waiting: deque[RunningJob] = deque()
         self._bodies = 0
         self._start: Callable[[RunningJob], None] | None = None
+        # Made once: every job that waits has it.
+        self._out_of_turn = self._start_out_of_turn
         #: How many bodies were given a place, ever.
         self.begun = 0
         # Earlier runs of jobs that we claimed again before we had let go of them: the answer to a
@@ -189,7 +197,7 @@ class RunningJobs:
         if self._bodies < self._places and not self._waiting:
             self._give_place(running)
             return
-        running.out_of_turn = self._start_out_of_turn
+        running.out_of_turn = self._out_of_turn
         self._waiting.append(running)
         self._has_waiting.set()
 
