@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -280,3 +282,35 @@ def test_run_worker_of_an_app_for_asyncio_runs_it_in_asyncio() -> None:
     where.defer()
     app.run_worker(wait=False, install_signal_handlers=False)
     assert ran_in[0].is_closed()
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """The suite itself freezes what it has imported."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+@pytest.mark.usefixtures("thawed")
+def test_while_run_worker_works_what_was_there_before_is_not_collected_again() -> None:
+    app, _ = work_app()
+    frozen: list[int] = []
+
+    @app.task(name="count")
+    def count() -> None:
+        frozen.append(gc.get_freeze_count())
+
+    count.defer()
+    before = gc.get_freeze_count()
+    app.run_worker(wait=False, install_signal_handlers=False)
+    assert frozen[0] > 10_000 > before
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.usefixtures("thawed")
+def test_what_the_program_froze_itself_stays_frozen() -> None:
+    app, _ = work_app()
+    gc.freeze()
+    app.run_worker(wait=False, install_signal_handlers=False)
+    assert gc.get_freeze_count() > 10_000

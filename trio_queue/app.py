@@ -15,6 +15,7 @@ import trio
 from typing_extensions import Unpack
 
 from trio_queue import builtin_tasks, utils
+from trio_queue._worker.garbage import frozen_heap
 from trio_queue.blueprints import Blueprint
 from trio_queue.connector import BaseConnector
 from trio_queue.deferring import ConfigureTaskOptions, JobDeferrer
@@ -258,7 +259,8 @@ class App(Blueprint):
         """Run a worker in an event loop of its own, until it is stopped or, with `wait=False`, idle.
 
         The loop is Trio's; asyncio's for an App with `flavor="asyncio"`. The App is opened for it,
-        and closed. How a worker stops is told by `trio_queue.Worker`.
+        and closed. How a worker stops is told by `trio_queue.Worker`. Meanwhile Python's collector of
+        garbage leaves alone what was there before (`gc.freeze`).
 
         Args:
             **options: As of `worker`.
@@ -274,12 +276,13 @@ class App(Blueprint):
                 "await app.run_worker_async() instead"
             )
         self.perform_import_paths()
-        if self.flavor == "asyncio":
-            import asyncio
+        with frozen_heap():
+            if self.flavor == "asyncio":
+                import asyncio
 
-            asyncio.run(self.run_worker_async(**options))
-        else:
-            trio.run(self.worker(**options).run)
+                asyncio.run(self.run_worker_async(**options))
+            else:
+                trio.run(self.worker(**options).run)
 
     async def run_worker_async(self, **options: Unpack[WorkerOptions]) -> None:
         """Run a worker in the running event loop, until it is stopped or, with `wait=False`, idle.

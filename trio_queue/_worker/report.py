@@ -108,9 +108,11 @@ class Reporter:
             )
 
     def _fields(self, action: Action, running: RunningJob, **more: Any) -> dict[str, Any]:
+        if running.log_context is None:
+            running.log_context = running.job.log_context()
         return fields(
             action,
-            job=running.job.log_context(),
+            job=running.log_context,
             worker={
                 "name": self._options.name,
                 "worker_id": running.worker_id,

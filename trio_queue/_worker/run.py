@@ -91,7 +91,7 @@ class Runner:
             running.interrupt = lambda _: hosted.cancel()
             self._hosted += 1
             return
-        context.run(partial(jobs.start_soon, self.run, way, running, name=name))
+        context.run(lambda: jobs.start_soon(self.run, way, running, name=name))
 
     async def _run_hosted(self, way: Way, running: RunningJob) -> Any:
         if self._shutdown.draining.is_set():

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import trio
 
@@ -50,6 +51,8 @@ class RunningJob:
     start_timestamp: float = 0.0
     #: Interrupts its body, given why; None: nothing is there to be interrupted yet.
     interrupt: Callable[[str], None] | None = None
+    #: What the lines of the log tell of the job, where there are any.
+    log_context: dict[str, Any] | None = None
 
     def __init__(self, job: Job, worker_id: int, claimed_at: float = 0.0) -> None:
         """Take a job that was claimed.
