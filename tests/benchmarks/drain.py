@@ -76,9 +76,8 @@ def drain(concurrency: int) -> Callable[[Bench], Iterator[Figure]]:
         what = f"drain, concurrency {concurrency:,}"
         for name, peer in bench.in_turn(PEERS):
             yield from _drained(bench, what, name, peer, concurrency)
-            if peer.drain is not _floor:
-                with_log = f"{what}, log at INFO"
-                yield from _drained(bench, with_log, name, peer, concurrency, logged=True)
+            with_log = f"{what}, log at INFO"
+            yield from _drained(bench, with_log, name, peer, concurrency, logged=True)
 
     return run
 

@@ -1,12 +1,13 @@
 """The floor: our statements and a loop around them, and nothing that makes it a worker.
 
-No context, no log, no outcome, no heartbeat, no stop, nothing is given back: what a drain costs that
-nobody can take away. Claims and writes overlap on a connection each; each job is a Trio task with a
-shielded scope.
+No context, no outcome, no heartbeat, no stop, nothing is given back: what a drain costs that nobody
+can take away. Where the log is written, it has the two lines of a job, as logging writes them. Claims
+and writes overlap on a connection each; each job is a Trio task with a shielded scope.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,8 @@ from trio_queue._storage.queries import QUERIES
 from trio_queue._storage.statements import parameters_of
 from trio_queue._worker.pace import MAX_AHEAD
 from trio_queue.store import FetchJobs, FinishJobs
+
+logger = logging.getLogger(__name__)
 
 #: Claimed ahead of the places, as a worker does at this pace.
 AHEAD = MAX_AHEAD
@@ -77,8 +80,10 @@ async def drain(conninfo: str, concurrency: int) -> None:
         async with trio.open_nursery() as nursery:
 
             async def body(row: Any) -> None:
+                logger.info("Starting job %s[%s](%s)", row[2], row[0], row[6])
                 with trio.CancelScope(shield=True):
                     await noop(**row[6])
+                logger.info("Job %s[%s](%s) succeeded", row[2], row[0], row[6])
                 loop.end(row)
 
             loop = _Loop(concurrency, lambda row: nursery.start_soon(body, row))
