@@ -65,10 +65,20 @@ def register(connection: Connection, name: str = "worker") -> int:
 
 
 def fetch(
-    connection: Connection, worker: int, limit: int = 100, queues: Sequence[str] | None = None
+    connection: Connection,
+    worker: int,
+    limit: int = 100,
+    queues: Sequence[str] | None = None,
+    max_bytes: int | None = None,
 ) -> list[int]:
     """Claim jobs; their ids in the order of the claim."""
-    parameters = {"queues": queues, "worker_id": worker, "turn": None, "limit": limit}
+    parameters = {
+        "queues": queues,
+        "worker_id": worker,
+        "turn": None,
+        "limit": limit,
+        "max_bytes": max_bytes,
+    }
     return claimed(connection, query("fetch_jobs"), parameters)
 
 
