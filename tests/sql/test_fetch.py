@@ -190,7 +190,9 @@ def kind(request: pytest.FixtureRequest) -> str | None:
 def fill_sized(connection: Connection, size: str, text: str, kind: str | None) -> None:
     lock = "'l' || n" if kind == "locks" else "NULL"
     at = "now() - interval '1 h'" if kind == "due" else "NULL::timestamptz"
-    filled = FILL_SIZED.format(lock=lock, at=at, text=TEXTS[text], size=SIZES[size].replace("%", "%%"))
+    filled = FILL_SIZED.format(
+        lock=lock, at=at, text=TEXTS[text], size=SIZES[size].replace("%", "%%")
+    )
     connection.execute(filled.encode(), {})
 
 

@@ -173,7 +173,9 @@ class RunningJobs:
 
     def room(self, ahead: int) -> int:
         """How many may be claimed now, so many of them ahead; 0 as long as half of those, or of enough, still wait."""
-        if len(self._waiting) > min(ahead, self.enough) // 2 or self.unwritten >= max(MAX_UNWRITTEN, self._places):
+        if len(self._waiting) > min(ahead, self.enough) // 2 or self.unwritten >= max(
+            MAX_UNWRITTEN, self._places
+        ):
             return 0
         return max(0, self._places - self._bodies + ahead - len(self._waiting))
 
