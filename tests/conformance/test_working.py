@@ -101,7 +101,7 @@ async def test_a_claim_of_fewer_than_asked_tells_when_the_next_is_due(
     assert other.next_in > 1e9
 
 
-LARGE = {"text": "0123456789" * 30}
+LARGE: JSONDict = {"text": "0123456789" * 30}
 
 
 async def test_a_claim_ends_before_what_is_too_large_together(

@@ -42,8 +42,8 @@ async def test_behind_small_ones_few_large_ones_are_claimed_ahead(
     held = worker._running  # pyright: ignore[reportPrivateUsage] - no user needs it
     await worker.run()
     assert len(in_hands) == 60
-    # One runs, a claim of 16 was made when 8 waited.
-    assert 8 < max(in_hands) <= 1 + 8 + 16
+    # One runs, some came with the last small ones, and 16 in the claim after that. (By pace it may be fewer: it is the machine's.)
+    assert (16 if prefetch else 1) <= max(in_hands) <= 1 + 16 + 16
     await bench.is_quiet()
     assert set(bench.statuses().values()) == {("succeeded", 1)}
 

@@ -23,7 +23,7 @@ WINDOW = 1.0
 MAX_AGE = 1.0
 #: Seconds after that in which nothing is claimed ahead.
 DISTRUST = 10.0
-#: Bytes of arguments that one claim may hold: 16 jobs of 1 MB. A hundred jobs of 100 KB are as quick to claim as a thousand.
+#: Bytes of arguments that one claim may hold, as the database counts them: 16 jobs of 1 MB. As Python objects they take a few times that.
 CLAIM_BYTES = 16 * 2**20
 #: Seconds that a claim may take before the next ones ask for less. Jobs with megabytes of arguments take long to send: a
 #: thousand of them at once took more memory than there was, or longer than a claim may, and then it was in vain, each time.

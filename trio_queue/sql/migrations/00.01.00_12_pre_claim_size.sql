@@ -45,9 +45,11 @@ END $$;
 -- page of that index for old versions to remove, and in vain: they are those of this very statement. (perf: a sixth of all.) What is
 -- not removed then, a vacuum removes.
 --
--- Server's CPU a job, in batches of 100, 500 and 1,000 plain jobs (PostgreSQL 18, events written), without max_bytes, which is the
--- function before this one, and with: FIGURES. Measured and lost: looking at sizes without locks before the walk (0.3 more at 100, and
--- behind another's open claim it looks at other jobs than the walk takes). The file before this one has what else was tried.
+-- Server's CPU a job, in batches of 1, 100, 500 and 1,000 plain jobs (PostgreSQL 18, events written): 254, 10.7, 8.3 and 7.5 µs, where
+-- the function before this one took 248, 10.7, 8.3 and 7.4 in the same run; jobs with locks and due ones 15.0 at 100 (15.0). In batches
+-- of 500, with arguments that are stored compressed, so that each is looked at: of 4 KB 20.6 µs (18.8), of 16 KB 47 (38), of 1 MB, 16 a
+-- claim, 2.9 ms (2.0). Measured and lost: looking at sizes without locks before the walk (0.3 more at 100, and behind another's open
+-- claim it looks at other jobs than the walk takes). The file before this one has what else was tried.
 CREATE OR REPLACE FUNCTION trio_queue_fetch_jobs_v2(
     queues varchar[], worker bigint, n int, turn bigint DEFAULT NULL, max_bytes bigint DEFAULT NULL)
 RETURNS TABLE (
