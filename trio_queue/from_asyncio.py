@@ -50,6 +50,7 @@ async def _run(guest: Guest, worker: HostedWorker) -> None:
                     await asyncio.wait([call.ended])
                 except asyncio.CancelledError as error:
                     cancels.append(error)
+                    guest.resume()
                     worker.ask("Task.cancel()")
                     _shield_from_anyio(error, shields)
     finally:

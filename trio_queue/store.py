@@ -113,9 +113,11 @@ class Fetched:
     """What a claim found."""
 
     jobs: list[Job]
-    #: Where it found fewer than it was to claim: seconds, by the database's clock, until the next
-    #: future job is due; None: there is none, or it was not looked for.
+    #: Where it found all: seconds, by the database's clock, until the next future job is due; None: there
+    #: is none, or it was not looked for.
     next_in: float | None = None
+    #: There was no more to claim. False: it claimed as many as it was to, or as were allowed by their size.
+    found_all: bool = True
 
 
 @attrs.frozen
@@ -124,6 +126,9 @@ class FetchJobs(Verb[Fetched]):
 
     A worker numbers its claims, rescues and releases by `turn`. Once a later one has begun, one that
     arrives late, its answer long given up, does nothing. None: no number.
+
+    It ends before the job with whose arguments it would hold more than `max_bytes`, as the database counts
+    them: about as long as they are as JSON. One job it takes in any case. None: it may hold any number.
 
     An empty answer is not an empty queue: ask HasEligibleJob. Raises WorkerGone where the
     worker's row is gone.
@@ -135,6 +140,7 @@ class FetchJobs(Verb[Fetched]):
     queues: Sequence[str] | None
     limit: int
     turn: int | None = None
+    max_bytes: int | None = None
 
 
 @attrs.frozen

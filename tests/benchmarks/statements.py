@@ -28,6 +28,7 @@ from tests.benchmarks.peers import Bench
 from trio_queue import store
 from trio_queue._storage.queries import QUERIES, parse
 from trio_queue._storage.statements import statement_of
+from trio_queue._worker.pace import CLAIM_BYTES
 from trio_queue.completion import Completion
 from trio_queue.jobs import Job, Status
 
@@ -149,7 +150,7 @@ class Variant:
         """Claim and complete so many jobs."""
         for _ in range(jobs // size):
             self.turn += 1
-            claim = store.FetchJobs(self.worker, queues, size, self.turn)
+            claim = store.FetchJobs(self.worker, queues, size, self.turn, CLAIM_BYTES)
             fetched = self.backend.measured("claim", size, self.say(claim))
             assert len(fetched.jobs) == size, len(fetched.jobs)
             done = [

@@ -26,6 +26,7 @@ from tests.benchmarks.peers import Bench
 from tests.benchmarks.table_shapes import QUEUE, SHAPES, Connection, Filling
 from trio_queue import schema
 from trio_queue._storage.queries import query
+from trio_queue._worker.pace import CLAIM_BYTES
 
 #: So many jobs are claimed, finished and deferred at once.
 BATCH = 100
@@ -44,6 +45,7 @@ STOCK = "SELECT * FROM procrastinate_fetch_job_v2(%(queues)s::varchar[], %(worke
 GIVEN: dict[str, Any] = {
     "limit": BATCH,
     "turn": None,
+    "max_bytes": CLAIM_BYTES,
     "task_names": ["t"],
     "args": Jsonb([{"number": 1}] * BATCH),
     **dict.fromkeys(("priorities", "locks", "queueing_locks", "scheduled_at")),

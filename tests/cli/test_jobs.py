@@ -214,7 +214,7 @@ def test_what_a_worker_holds(run: Callable[..., Result], on_queue: str) -> None:
     with psycopg.connect(on_queue, autocommit=True) as connection:
         connection.execute(REGISTER)
         assert run("jobs", "--worker", "1").stderr == "Worker 1 holds no job.\n"
-        connection.execute("SELECT trio_queue_fetch_jobs_v1(NULL, 1, 2, NULL)")
+        connection.execute("SELECT trio_queue_fetch_jobs_v2(NULL, 1, 2, NULL)")
         connection.execute("UPDATE procrastinate_jobs SET status = 'succeeded' WHERE id = 1")
     head, line = run("jobs", "--worker", "1").stdout.splitlines()
     assert head.split()[-1] == "started"
@@ -238,7 +238,7 @@ def test_a_reason_stands_beside_its_event(run: Callable[..., Result], on_queue: 
     run("defer", "--unknown", "t")
     with psycopg.connect(on_queue, autocommit=True) as connection:
         connection.execute(REGISTER)
-        connection.execute("SELECT trio_queue_fetch_jobs_v1(NULL, 1, 2, NULL)")
+        connection.execute("SELECT trio_queue_fetch_jobs_v2(NULL, 1, 2, NULL)")
         connection.execute("SELECT trio_queue_release_jobs_v1(1, NULL)")
     head, *_, last = run("jobs", "show", "1").stdout.splitlines()[-4:]
     assert head.split() == ["when", "event", "attempt", "worker", "reason"]

@@ -114,7 +114,9 @@ class Script:
         return registration(queues=self._queues())
 
     def _fetch(self) -> store.FetchJobs:
-        return store.FetchJobs(self._worker(), self._queues(), self._random.randint(0, 4))
+        # Each holds some twenty bytes, in either way to count.
+        limit, max_bytes = self._random.randint(0, 4), self._maybe(1, 10**6)
+        return store.FetchJobs(self._worker(), self._queues(), limit, max_bytes=max_bytes)
 
     def _adopt(self) -> store.AdoptJobs:
         job_ids = dict.fromkeys(self._some_jobs())

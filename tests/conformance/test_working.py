@@ -29,6 +29,7 @@ from trio_queue.store import (
     UpdateHeartbeat,
     UpdateWorkerStage,
 )
+from trio_queue.types import JSONDict
 
 PAST = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 FUTURE = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
@@ -98,6 +99,38 @@ async def test_a_claim_of_fewer_than_asked_tells_when_the_next_is_due(
     assert len(other.jobs) == 1  # the due one, which is not what comes next
     assert other.next_in is not None
     assert other.next_in > 1e9
+
+
+LARGE: JSONDict = {"text": "0123456789" * 30}
+
+
+async def test_a_claim_ends_before_what_is_too_large_together(
+    store: JobStore, worker_id: int
+) -> None:
+    sizes: list[JSONDict] = [{}, {}, LARGE, LARGE, {}, LARGE]
+    await store.run(DeferJobs([Job(task_name="a", task_kwargs=size) for size in sizes]))
+    await store.run(DeferJobs([Job(task_name="later", scheduled_at=FUTURE)]))
+    found: list[tuple[int, bool]] = []
+    for turn in range(1, 6):
+        claim = FetchJobs(worker_id, None, 9, turn, max_bytes=500)
+        fetched = await store.run(claim)
+        found.append((len(fetched.jobs), fetched.found_all))
+        assert (fetched.next_in is not None) is fetched.found_all
+    assert found == [(3, False), (2, False), (1, True), (0, True), (0, True)]
+
+
+async def test_one_job_is_taken_however_large(store: JobStore, worker_id: int) -> None:
+    await store.run(DeferJobs([Job(task_name="a", task_kwargs=LARGE) for _ in range(2)]))
+    for max_bytes in (1, 0):
+        [job] = (await store.run(FetchJobs(worker_id, None, 9, max_bytes=max_bytes))).jobs
+        assert job.task_kwargs == LARGE
+
+
+@pytest.mark.parametrize("limit", [-1, 0, 1, 2, 3])
+async def test_whether_there_is_more(store: JobStore, worker_id: int, limit: int) -> None:
+    await store.run(DeferJobs([Job(task_name="a") for _ in range(2)]))
+    fetched = await store.run(FetchJobs(worker_id, None, limit, max_bytes=500))
+    assert fetched.found_all is (not fetched.jobs or limit > 2)
 
 
 async def test_a_retry_for_later_is_told(store: JobStore, worker_id: int) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from trio_queue import App, JobContext, PsycopgConnector
+from trio_queue._worker.complete import Completer
+from trio_queue._worker.running import RunningJob
 
 
 def main() -> None:
@@ -63,11 +65,19 @@ def add_tasks(app: App, began: asyncio.Event) -> None:
             say("cancelled")
             raise
 
+    async def presses_after(context: JobContext) -> None:
+        say("began")
+        await context.wait_shutting_down()
+        press_at_outcomes()
+
+    app.task(name="presses_after", pass_context=True)(presses_after)
+    app.task(name="presses_after_on_trio", pass_context=True, flavor="trio")(presses_after)
+
     @app.task(name="presses", pass_context=True)
     async def presses(context: JobContext) -> None:
         say("began")
         await context.wait_shutting_down()
-        # In the loop's own code. (In Trio's, which asyncio does not know, it would tear the worker.)
+        # In the loop's own code. (Here, in the job's, the job would raise it.)
         asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGINT)
         try:
             await asyncio.sleep(3600)
@@ -81,6 +91,18 @@ def add_tasks(app: App, began: asyncio.Event) -> None:
         while True:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(3600)
+
+
+def press_at_outcomes() -> None:
+    """Press Ctrl-C whenever a body has ended and its outcome is not in the hands of who writes it."""
+    add = Completer.add
+
+    def press(completer: Completer, running: RunningJob) -> None:
+        say("pressed")
+        signal.raise_signal(signal.SIGINT)
+        add(completer, running)
+
+    Completer.add = press  # type: ignore[method-assign, assignment]  # nothing of a user's runs there
 
 
 def uvloop_run(main: Coroutine[Any, Any, None]) -> None:

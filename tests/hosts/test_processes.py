@@ -135,3 +135,17 @@ def test_without_handlers_the_second_ctrl_c_aborts(application: Application) -> 
         assert err.splitlines()[-1] == "KeyboardInterrupt"
     assert application.statuses == ["aborted"]
     assert application.workers == 0
+
+
+@pytest.mark.parametrize("job", ["presses_after", "presses_after_on_trio"])
+def test_a_second_ctrl_c_where_a_body_has_ended_loses_no_outcome(
+    application: Application, job: str
+) -> None:
+    with process(application, "no handlers", job) as started:
+        started.send_signal(signal.SIGINT)
+        status, out, err = ended(started)
+        assert status == -signal.SIGINT, err
+        assert out == ["pressed"]
+        assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert application.statuses == ["succeeded"]
+    assert application.workers == 0

@@ -21,3 +21,10 @@ def stock(stock_database: str) -> Iterator[Connection]:
     """A connection to a database with Procrastinate's schema."""
     with connect(stock_database) as connection:
         yield connection
+
+
+@pytest.fixture
+def second(queue_database: str) -> Iterator[Connection]:
+    with connect(queue_database) as second:
+        second.execute("SET statement_timeout = '20s'")
+        yield second

@@ -65,10 +65,20 @@ def register(connection: Connection, name: str = "worker") -> int:
 
 
 def fetch(
-    connection: Connection, worker: int, limit: int = 100, queues: Sequence[str] | None = None
+    connection: Connection,
+    worker: int,
+    limit: int = 100,
+    queues: Sequence[str] | None = None,
+    max_bytes: int | None = None,
 ) -> list[int]:
     """Claim jobs; their ids in the order of the claim."""
-    parameters = {"queues": queues, "worker_id": worker, "turn": None, "limit": limit}
+    parameters = {
+        "queues": queues,
+        "worker_id": worker,
+        "turn": None,
+        "limit": limit,
+        "max_bytes": max_bytes,
+    }
     return claimed(connection, query("fetch_jobs"), parameters)
 
 
@@ -129,3 +139,21 @@ def notified(connection: Connection) -> Iterator[tuple[str, str]]:
     """What this connection has heard by now: channel and payload."""
     for heard in connection.notifies(timeout=0):
         yield heard.channel, heard.payload
+
+
+STATE = "SELECT id, status, worker_id FROM procrastinate_jobs ORDER BY id"
+
+
+class Undo(Exception):  # noqa: N818  # not an error: it ends a transaction
+    pass
+
+
+def tried(connection: Connection, text: str, asked: dict[str, Any]) -> tuple[list[int], Any]:
+    """What a claim takes and leaves behind, undone afterwards."""
+    found: tuple[list[int], Any] = ([], None)
+    try:
+        with connection.transaction():
+            found = claimed(connection, text, asked), rows(connection, STATE)
+            raise Undo  # noqa: TRY301  # it rolls the transaction back
+    except Undo:
+        return found

@@ -9,14 +9,24 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
 from tests.fix_schemas import SCALE
-from tests.sql.table import Connection, claimed, connect, fetch, insert, register, rows, value
+from tests.sql.table import (
+    Connection,
+    Undo,
+    claimed,
+    connect,
+    fetch,
+    insert,
+    register,
+    rows,
+    tried,
+    value,
+)
 from trio_queue import schema
 from trio_queue._storage.queries import query
 from trio_queue._storage.rows import JOB_COLUMNS
@@ -27,17 +37,14 @@ ONE_BY_ONE = (
 )
 AT_ONCE = query("fetch_jobs")
 ATTEMPTS, LOCK = JOB_COLUMNS.index("attempts"), JOB_COLUMNS.index("lock")
-STATE = "SELECT id, status, worker_id FROM procrastinate_jobs ORDER BY id"
+#: Bytes of the arguments of a job that has none, in its row.
+NO_ARGUMENTS = 5
 FILL = """
 INSERT INTO procrastinate_jobs (queue_name, task_name, priority, lock, scheduled_at, status)
 SELECT queue, 't', priority, lock, now() + due * interval '1 s', status::procrastinate_job_status
   FROM unnest(%s::text[], %s::int[], %s::text[], %s::int[], %s::text[]) WITH ORDINALITY
     AS r (queue, priority, lock, due, status, place) ORDER BY place
 """
-
-
-class Undo(Exception):  # noqa: N818  # not an error: it ends a transaction
-    pass
 
 
 @pytest.fixture
@@ -87,18 +94,18 @@ def fill(connection: Connection, seed: str, *, plain: bool = False) -> dict[str,
     asked = r.choice([None, None, queues[:1], some, queues, [], ["none", None], [None]])
     if plain:
         asked = r.choice([None, queues[:1], queues[-1:]])
-    return {"queues": asked, "turn": None, "limit": r.randint(1, 20)}
+    return {"queues": asked, "turn": None, "limit": r.randint(1, 20), "max_bytes": None}
 
 
-def tried(connection: Connection, text: str, asked: dict[str, Any]) -> tuple[list[int], Any]:
-    """What a claim takes and leaves behind, undone afterwards."""
-    found: tuple[list[int], Any] = ([], None)
-    try:
-        with connection.transaction():
-            found = claimed(connection, text, asked), rows(connection, STATE)
-            raise Undo  # noqa: TRY301  # it rolls the transaction back
-    except Undo:
-        return found
+def fewer(asked: dict[str, Any], number: int) -> dict[str, Any]:
+    """The same for fewer jobs, one at least."""
+    return {**asked, "limit": number % asked["limit"] + 1}
+
+
+def by_size(connection: Connection, asked: dict[str, Any], number: int) -> tuple[list[int], Any]:
+    """What a claim takes that may hold as many bytes as those fewer jobs do."""
+    limit: int = fewer(asked, number)["limit"]
+    return tried(connection, AT_ONCE, {**asked, "max_bytes": limit * NO_ARGUMENTS})
 
 
 @pytest.mark.parametrize("database_of", ["ours", "procrastinate"])
@@ -116,6 +123,9 @@ def test_a_batch_takes_what_so_many_single_claims_take_in_their_order(
             eligible = value(connection, query("has_eligible_job"), asked)
             expected = tried(connection, ONE_BY_ONE, asked)
             assert tried(connection, AT_ONCE, asked) == expected, number
+            assert by_size(connection, asked, number) == tried(
+                connection, ONE_BY_ONE, fewer(asked, number)
+            ), number
             assert eligible is bool(expected[0]), number
             taken += len(expected[0])
     assert taken > 60
@@ -132,15 +142,11 @@ def test_without_locks_and_due_jobs_a_batch_is_so_many_single_claims_too(
             asked = {**filled, "worker_id": worker}
             expected = tried(connection, ONE_BY_ONE, asked)
             assert tried(connection, AT_ONCE, asked) == expected, number
+            assert by_size(connection, asked, number) == tried(
+                connection, ONE_BY_ONE, fewer(asked, number)
+            ), number
             taken += len(expected[0])
     assert taken > 120
-
-
-@pytest.fixture
-def second(queue_database: str) -> Iterator[Connection]:
-    with connect(queue_database) as second:
-        second.execute("SET statement_timeout = '20s'")
-        yield second
 
 
 def test_beside_an_open_claim_the_jobs_that_follow_are_taken_at_once(
@@ -191,7 +197,7 @@ def test_waiting_for_ddl_is_not_taken_for_a_race(
 ) -> None:
     worker = register(connection)
     made = insert(connection, lock=lock)
-    asked = {"queues": None, "worker_id": worker, "turn": 2, "limit": 100}
+    asked = {"queues": None, "worker_id": worker, "turn": 2, "limit": 100, "max_bytes": None}
     connection.execute("SET statement_timeout = '20s'")
     with psycopg.connect(queue_database) as other:
         # As CREATE INDEX does: rows can be looked at and locked, but not changed.
@@ -261,6 +267,7 @@ class Race:
                 "queues": r.choice([None, ["q0", "q1"], ["q1", "q2", "q3"]]),
                 "turn": None,
                 "limit": r.randint(1, 50),
+                "max_bytes": None,
                 "worker_id": worker,
             }
             taken = [

@@ -46,7 +46,7 @@ EXPECTED = {
     "unregister_worker": ("worker_id bigint", "nothing text"),
     "prune_stalled_workers": ("seconds_since_heartbeat double precision", "worker_id bigint"),
     "fetch_jobs": (
-        "queues character varying[], worker_id bigint, limit integer, turn bigint",
+        "queues character varying[], worker_id bigint, limit integer, turn bigint, max_bytes bigint",
         JOB + ", next_in double precision",
     ),
     "has_eligible_job": ("queues character varying[]", "eligible boolean"),

@@ -52,7 +52,7 @@ def test_a_worker_that_is_gone(queue_database: str) -> None:
     error = raised(
         queue_database,
         "INSERT INTO procrastinate_jobs (queue_name, task_name) VALUES ('q', 't');"
-        "SELECT trio_queue_fetch_jobs_v1(NULL, 12345, 1)",
+        "SELECT trio_queue_fetch_jobs_v2(NULL, 12345, 1)",
     )
     assert isinstance(translate(error, "there", "fetch_jobs"), WorkerGone)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -16,14 +15,13 @@ from trio_queue._worker import running
 from trio_queue._worker.pace import (
     DISTRUST,
     HORIZON,
-    LONG_CLAIM,
     MAX_AGE,
     MAX_AHEAD,
     SAMPLE,
     Pace,
 )
-from trio_queue.store import CancelJob, Fetched, JobStore, Verb
-from trio_queue.testing import FaultyStore, InMemoryJobStore
+from trio_queue.store import CancelJob
+from trio_queue.testing import FaultyStore
 
 R = TypeVar("R")
 
@@ -232,61 +230,3 @@ async def test_what_waits_too_long_is_given_back_and_nothing_is_claimed_ahead_fo
         await wait_until(lambda: connector.statuses[200:] == ["succeeded"] * 3)
         assert worker.stage.value == "running"
     assert [row["attempts"] for row in list(connector.jobs.values())[200:]] == [1, 1, 1]
-
-
-# -- large jobs -----------------------------------------------------------------------------------
-
-
-class SlowWire(FaultyStore):
-    """What it answers to a claim takes a tenth of a second for each job."""
-
-    async def run(self, verb: Verb[R]) -> R:
-        answer = await super().run(verb)
-        if isinstance(answer, Fetched):
-            self.sent.append(len(answer.jobs))
-            await trio.sleep(0.1 * len(answer.jobs))
-        return answer
-
-    def __init__(self, store: JobStore) -> None:
-        super().__init__(store)
-        self.sent: list[int] = []
-
-
-async def test_claims_that_would_never_be_answered_in_time_ask_for_less(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    connector = FaultyConnector()
-    connector.store = store = SlowWire(InMemoryJobStore(connector.database))
-    app = App(connector=connector)
-
-    @app.task(name="job")
-    async def job() -> None: ...
-
-    for _ in range(200):
-        await job.defer_async()
-    await work(app, concurrency=100)  # a hundred take ten seconds: twice as long as a claim may
-    assert connector.statuses == ["succeeded"] * 200
-    assert store.sent[0] == 100
-    # So many as take no longer than LONG_CLAIM, but for one try.
-    assert max(store.sent[1:]) * 0.1 <= 3 * LONG_CLAIM
-    assert max(store.sent[2:]) * 0.1 <= LONG_CLAIM
-
-
-async def test_claims_ask_for_more_again_when_they_are_quick(
-    mock_clock: trio.testing.MockClock,
-) -> None:
-    pace = Pace(None)
-    assert pace.most == math.inf
-    pace.claim_took(LONG_CLAIM, 1_000)
-    assert pace.most == math.inf
-    pace.claim_took(4 * LONG_CLAIM, 1_000)
-    assert pace.most == 250
-    pace.claim_took(60.0, 0)  # the server was away
-    pace.claim_took(0.1, 249)  # there were no more
-    assert pace.most == 250
-    pace.claim_took(0.1, 250)
-    assert pace.most == 500
-    pace.claim_was_cut(400)
-    assert pace.most == 50
-    pace.claim_was_cut(1)
-    assert pace.most == 1

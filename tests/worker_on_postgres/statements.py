@@ -11,7 +11,7 @@ import trio
 
 from tests.fix_proxy import CutTheWire, Direction, Message, Proxy
 
-CLAIM = "trio_queue_fetch_jobs_v1"
+CLAIM = "trio_queue_fetch_jobs_v2"
 WRITE = "trio_queue_finish_jobs_v1"
 RELEASE = "trio_queue_release_jobs_v1"
 

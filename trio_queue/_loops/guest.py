@@ -119,7 +119,12 @@ class Guest:
                 self._ask("the asyncio loop shuts down")
                 await asyncio.wait([self.finished])
 
+    def resume(self) -> None:
+        """The loop runs on after an interruption, and somebody waits for what Trio does next."""
+        self._queue.resume()
+
     def _ask(self, who: str) -> None:
+        self.resume()
         for worker in tuple(self.workers):
             worker.ask(who)
 

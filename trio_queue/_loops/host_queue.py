@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from trio_queue._loops.interrupts import call_whole
+
 
 class HostQueue:
     """Callbacks on their way to an asyncio loop.
@@ -48,7 +50,15 @@ class HostQueue:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._call_next)
 
+    def resume(self) -> None:
+        """Ask the loop again for what waits here: a Ctrl-C may have ended it with such a call in its hands, and forgotten that."""
+        if not self._callbacks.empty() and not self._loop.is_closed():
+            self._loop.call_soon(self._call_next)
+
     def _call_next(self) -> None:
+        call_whole(self._call_one)
+
+    def _call_one(self) -> None:
         try:
             callback = self._callbacks.get_nowait()
         except queue.Empty:

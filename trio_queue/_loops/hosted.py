@@ -11,6 +11,8 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
+from trio_queue._loops.interrupts import call_whole
+
 T = TypeVar("T")
 
 
@@ -99,10 +101,12 @@ class HostedTask(Generic[T]):
     async def _guarded(self) -> None:
         """What is raised is data: asyncio lets SystemExit and the like end the loop."""
         try:
-            self._value.append(await self._function())
-        except BaseException as error:  # noqa: BLE001 - whoever is told looks at it
-            self.error = error
-        self._tell()
+            try:
+                self._value.append(await self._function())
+            except BaseException as error:  # noqa: BLE001 - whoever is told looks at it
+                self.error = error
+        finally:  # a Ctrl-C may be raised here, too
+            call_whole(self._tell)
 
     def _done(self, _: asyncio.Task[None]) -> None:
         if not self._has_ended:

@@ -52,6 +52,8 @@ class Tables:
         self.clock = clock
         self._dumps, self._loads = dumps, loads
         self.jobs: dict[int, JobRow] = {}
+        #: How long the arguments of each job are as JSON.
+        self.sizes: dict[int, int] = {}
         self.events: dict[int, list[EventRow]] = {}
         self.workers: dict[int, WorkerRow] = {}
         self.periodic_defers: list[PeriodicRow] = []
@@ -84,8 +86,11 @@ class Tables:
     def insert_jobs(self, jobs: Iterable[Job]) -> list[int]:
         """Insert jobs as `todo` in one statement, with their events; the ids in their order."""
         rows: list[JobRow] = []
+        sizes: list[int] = []
         for job in jobs:
             check_job(job)
+            text = encode_args(job, self._dumps)
+            sizes.append(len(text))
             rows.append(
                 {
                     "id": 0,
@@ -94,7 +99,7 @@ class Tables:
                     "priority": job.priority,
                     "lock": job.lock,
                     "queueing_lock": job.queueing_lock,
-                    "args": as_stored(encode_args(job, self._dumps), self._loads),
+                    "args": as_stored(text, self._loads),
                     "status": "todo",
                     "scheduled_at": job.scheduled_at,
                     "attempts": 0,
@@ -103,10 +108,11 @@ class Tables:
                 }
             )
         queueing_locks = [row["queueing_lock"] for row in rows]
-        for row in rows:
+        for row, size in zip(rows, sizes, strict=True):
             row["id"] = next(self.job_ids)
             self._refuse_second_waiting(row, queueing_locks)
             self.jobs[row["id"]] = row
+            self.sizes[row["id"]] = size
             self.events[row["id"]] = []
             self._undo.append(functools.partial(self._forget_job, row["id"]))
         for row in rows:
@@ -167,12 +173,13 @@ class Tables:
         job_id = row["id"]
         events = self.events.pop(job_id, [])
         del self.jobs[job_id]
+        size = self.sizes.pop(job_id)
         linked = [periodic for periodic in self.periodic_defers if periodic.job_id == job_id]
         for periodic in linked:
             periodic.job_id = None
 
         def undo() -> None:
-            self.jobs[job_id], self.events[job_id] = row, events
+            self.jobs[job_id], self.events[job_id], self.sizes[job_id] = row, events, size
             for periodic in linked:
                 periodic.job_id = job_id
 
@@ -194,7 +201,7 @@ class Tables:
         self._undo.append(events.pop)
 
     def _forget_job(self, job_id: int) -> None:
-        del self.jobs[job_id], self.events[job_id]
+        del self.jobs[job_id], self.events[job_id], self.sizes[job_id]
 
     def by_rank(self, rows: Iterable[JobRow]) -> list[JobRow]:
         """The jobs in the order in which they start: by priority, then by id."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,13 +118,25 @@ def fetch_jobs(verb: store.FetchJobs, tables: Tables) -> store.Fetched:
     """See FetchJobs."""
     if not tables.take_turn(verb.worker_id, verb.turn):
         return store.Fetched([])
-    rows = _startable(tables, verb.queues, verb.limit)
+    startable = _startable(tables, verb.queues, verb.limit)
+    rows = _within(tables, startable, verb.max_bytes)
     if rows and verb.worker_id not in tables.workers:
         raise WorkerGone
     for row in rows:
         tables.update_job(row, status="doing", worker_id=verb.worker_id)
-    next_in = _next_scheduled_in(tables, verb.queues) if len(rows) < verb.limit else None
-    return store.Fetched([to_job(row) for row in rows], next_in)
+    jobs = [to_job(row) for row in rows]
+    if jobs and (len(rows) < len(startable) or len(rows) == verb.limit):
+        return store.Fetched(jobs, found_all=False)
+    return store.Fetched(jobs, _next_scheduled_in(tables, verb.queues) if verb.limit > 0 else None)
+
+
+def _within(tables: Tables, rows: list[JobRow], max_bytes: int | None) -> list[JobRow]:
+    """The first of these jobs that hold no more than so many bytes of arguments together; one at least."""
+    if max_bytes is None:
+        return rows
+    held = itertools.accumulate(tables.sizes[row["id"]] for row in rows)
+    within = sum(1 for _ in itertools.takewhile(lambda bytes_: bytes_ <= max_bytes, held))
+    return rows[: max(within, 1)]
 
 
 @answer.register

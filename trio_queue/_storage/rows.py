@@ -43,9 +43,11 @@ def job_from_row(row: Sequence[Any]) -> Job:
 
 
 def fetched_from_rows(found: Sequence[Sequence[Any]]) -> Fetched:
-    """A claim from its jobs, in the order of JOB_COLUMNS, and a last row without a job: next_in."""
+    """A claim from its jobs, in the order of JOB_COLUMNS, and where it found all a last row without a job: next_in."""
     jobs = [job_from_row(row) for row in found if row[0] is not None]
-    return Fetched(jobs, found[-1][12] if len(jobs) < len(found) else None)
+    if len(jobs) < len(found):
+        return Fetched(jobs, found[-1][12])
+    return Fetched(jobs, found_all=not jobs)
 
 
 def orphan_from_row(row: Sequence[Any]) -> Orphan:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeVar
 
 import trio
 
+from trio_queue._worker import pace
 from trio_queue._worker.database import CLAIM_BOUND, Backoff, Database, TooSlow
 from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options
@@ -102,7 +104,7 @@ class Fetcher:
                 await trio.sleep(backoff.next())
 
     async def _claim(self, worker_id: int) -> bool:
-        """Claim once. Answers whether there was less to claim than asked for."""
+        """Claim once. Answers whether there was no more to claim."""
         async with self.claiming:
             if self._unanswered:
                 await self._release()
@@ -113,7 +115,13 @@ class Fetcher:
             asked_at = trio.current_time()
             try:
                 fetched = await self.claim(
-                    FetchJobs(worker_id, self._options.queues, limit, self._lease.next_turn())
+                    FetchJobs(
+                        worker_id,
+                        self._options.queues,
+                        limit,
+                        self._lease.next_turn(),
+                        pace.CLAIM_BYTES,
+                    )
                 )
             except TooSlow:
                 self._pace.claim_was_cut(limit)
@@ -123,11 +131,15 @@ class Fetcher:
                 return False  # the answer came with the cancel: give_back() gives them back
             now = trio.current_time()
             self._pace.claim_took(now - asked_at, len(fetched.jobs))
+            is_full = not fetched.found_all and len(fetched.jobs) < limit
+            if is_full:
+                self._pace.claim_was_full(len(fetched.jobs))
+            self._running.enough = len(fetched.jobs) if is_full else math.inf
             for job in fetched.jobs:
                 self._take(job, worker_id, now)
             self._early_aborts.clear()
             self._next_in = fetched.next_in
-        return len(fetched.jobs) < limit
+        return fetched.found_all
 
     async def claim(self, verb: Verb[R]) -> R:
         """Say what makes rows `doing` under our id; remember it where the answer does not come."""

@@ -23,6 +23,8 @@ WINDOW = 1.0
 MAX_AGE = 1.0
 #: Seconds after that in which nothing is claimed ahead.
 DISTRUST = 10.0
+#: Bytes of arguments that one claim may hold, as the database counts them: 16 jobs of 1 MB. As Python objects they take a few times that.
+CLAIM_BYTES = 16 * 2**20
 #: Seconds that a claim may take before the next ones ask for less. Jobs with megabytes of arguments take long to send: a
 #: thousand of them at once took more memory than there was, or longer than a claim may, and then it was in vain, each time.
 LONG_CLAIM = 0.5
@@ -75,6 +77,13 @@ class Pace:
             self.most = max(1, int(claimed * LONG_CLAIM / seconds))
         elif claimed >= self.most and seconds <= LONG_CLAIM / 2:
             self.most *= 2
+
+    def claim_was_full(self, claimed: int) -> None:
+        """A claim held as many bytes as one may: the next ones ask for few more jobs than that.
+
+        What is asked for is locked until it is clear how much of it fits: others find nothing there.
+        """
+        self.most = min(self.most, 2 * claimed)
 
     def claim_was_cut(self, asked: int) -> None:
         """A claim was not answered in time: it may have been for so much."""

@@ -131,6 +131,8 @@ class RunningJobs:
         self._start: Callable[[RunningJob], None] | None = None
         # Made once: every job that waits has it.
         self._out_of_turn = self._start_out_of_turn
+        #: So many may wait however many are claimed ahead: where they are large, as many as one claim may hold.
+        self.enough = math.inf
         #: How many bodies were given a place, ever.
         self.begun = 0
         # Earlier runs of jobs that we claimed again before we had let go of them: the answer to a
@@ -181,8 +183,10 @@ class RunningJobs:
         return len(self) - self._bodies - len(self._waiting)
 
     def room(self, ahead: int) -> int:
-        """How many may be claimed now, so many of them ahead; 0 as long as half of those still wait."""
-        if len(self._waiting) > ahead // 2 or self.unwritten >= max(MAX_UNWRITTEN, self._places):
+        """How many may be claimed now, so many of them ahead; 0 as long as half of those, or of enough, still wait."""
+        if len(self._waiting) > min(ahead, self.enough) // 2 or self.unwritten >= max(
+            MAX_UNWRITTEN, self._places
+        ):
             return 0
         return max(0, self._places - self._bodies + ahead - len(self._waiting))
 

@@ -113,7 +113,7 @@ BEGIN
     RETURN made[1];
 END $$;
 
--- One job. Workers of ours claim many at once, by trio_queue_fetch_jobs_v1; both obey the same rule.
+-- One job. Workers of ours claim many at once, by trio_queue_fetch_jobs_v2; both obey the same rule.
 CREATE FUNCTION procrastinate_fetch_job_v2(target_queue_names varchar[], p_worker_id bigint) RETURNS procrastinate_jobs
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -8,7 +8,7 @@ SELECT trio_queue_defer_jobs_v1(
 
 -- name: fetch_jobs
 SELECT id, queue_name, task_name, priority, lock, queueing_lock, args, status, scheduled_at, attempts, abort_requested, worker_id, next_in
-  FROM trio_queue_fetch_jobs_v1(%(queues)s::varchar[], %(worker_id)s::bigint, %(limit)s::int, %(turn)s::bigint);
+  FROM trio_queue_fetch_jobs_v2(%(queues)s::varchar[], %(worker_id)s::bigint, %(limit)s::int, %(turn)s::bigint, %(max_bytes)s::bigint);
 
 -- name: has_eligible_job
 SELECT trio_queue_has_eligible_job_v1(%(queues)s::varchar[]) AS eligible;

@@ -1,0 +1,194 @@
+"""Ctrl-C during one of Trio's turns in an asyncio loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.hosts.application import Application
+from trio_queue._loops.host_queue import HostQueue
+from trio_queue._loops.interrupts import call_whole
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def handler() -> Any:
+    return signal.getsignal(signal.SIGINT)
+
+
+async def is_cancelled() -> bool:
+    """Whether this task was asked to stop."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        return True
+    return False
+
+
+def test_the_first_cancels_and_the_next_is_raised_when_the_turn_has_ended() -> None:
+    done: list[str] = []
+
+    def turn() -> None:
+        press()
+        done.append("once")
+        press()
+        press()
+        done.append("to its end")
+
+    async def main() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            call_whole(turn)
+        done.append("raised")
+        assert await is_cancelled()
+
+    asyncio.run(main())
+    assert done == ["once", "to its end", "raised"]
+
+
+def test_one_ctrl_c_only_cancels() -> None:
+    async def main() -> None:
+        before = handler()
+        call_whole(press)
+        assert handler() is before
+        assert await is_cancelled()
+
+    asyncio.run(main())
+
+
+def test_in_a_turn_within_a_turn_it_comes_after_the_outer_one() -> None:
+    done: list[str] = []
+
+    def outer() -> None:
+        call_whole(press)
+        call_whole(press)
+        done.append("outer")
+
+    async def main() -> None:
+        before = handler()
+        with pytest.raises(KeyboardInterrupt):
+            call_whole(outer)
+        assert handler() is before
+        assert await is_cancelled()
+
+    asyncio.run(main())
+    assert done == ["outer"]
+
+
+def test_what_a_turn_raises_is_raised() -> None:
+    async def main() -> None:
+        before = handler()
+        with pytest.raises(ZeroDivisionError):
+            call_whole(lambda: 1 / 0)
+        assert handler() is before
+
+    asyncio.run(main())
+
+
+def test_the_runner_finds_its_handler_when_it_ends() -> None:
+    before = handler()
+
+    async def main() -> None:
+        call_whole(lambda: None)
+
+    asyncio.run(main())
+    assert handler() is before
+
+
+def test_another_handler_hears_at_once() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+
+        def turn() -> None:
+            press()
+            assert heard == [signal.SIGINT]
+
+        call_whole(turn)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("ends", ["in a turn", "between two"])
+def test_who_sets_a_handler_in_a_turn_and_puts_back_what_was_there(ends: str) -> None:
+    """As a worker does that hears signals: what it finds is the handler of the turn."""
+
+    async def main() -> None:
+        runners = handler()
+        kept: list[Any] = []
+        call_whole(lambda: kept.append(signal.signal(signal.SIGINT, signal.SIG_IGN)))
+        assert handler() is signal.SIG_IGN
+
+        def put_back() -> None:
+            signal.signal(signal.SIGINT, kept[0])
+
+        put_back() if ends == "between two" else call_whole(put_back)
+        press()  # heard by the Runner, which does not raise the first one
+        assert await is_cancelled()
+        call_whole(lambda: None)
+        assert handler() is runners
+
+    asyncio.run(main())
+
+
+def test_a_process_that_is_forked_in_a_turn_hears_at_once() -> None:
+    def turn() -> None:
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                press()  # the first one cancels
+                press()
+            except KeyboardInterrupt:
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+
+    async def main() -> None:
+        call_whole(turn)
+
+    asyncio.run(main())
+
+
+def test_a_call_that_the_loop_forgot_is_made_when_somebody_waits() -> None:
+    """Where KeyboardInterrupt strikes between taking it up and making it."""
+    called: list[Callable[[], None]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        queue = HostQueue(loop)
+        forgotten = loop.call_soon
+        loop.call_soon = lambda *_, **__: None  # type: ignore[assignment]  # it forgets
+        queue.soon(lambda: called.append(press))
+        loop.call_soon = forgotten  # type: ignore[method-assign]  # again as it was
+        await asyncio.sleep(0)
+        assert not called
+        queue.resume()
+        await asyncio.sleep(0)
+        assert len(called) == 1
+        queue.resume()
+        await asyncio.sleep(0)
+        assert len(called) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("hears", [True, False])
+def test_a_worker_leaves_the_runners_handler_as_it_was(
+    application: Application, *, hears: bool
+) -> None:
+    async def main() -> None:
+        before = handler()
+        application.defer("short")
+        await application.app.run_worker_async(wait=False, install_signal_handlers=hears)
+        assert handler() is before
+
+    asyncio.run(main())
+    assert application.statuses == ["succeeded"]
