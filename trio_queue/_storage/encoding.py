@@ -146,20 +146,12 @@ def _is_suspicious(text: str) -> bool:
     return "\\u0000" in text or "\\ud" in text
 
 
-def number_array(numbers: Iterable[int]) -> str:
-    """An array of numbers as PostgreSQL reads it.
+def plain_array(values: Iterable[int | str]) -> str:
+    """An array as PostgreSQL reads it, of what needs no quotes: numbers, or the labels of an enum.
 
     psycopg's own way looks at each element: 1.2 µs for each, and a batch has thousands of them.
     """
-    return f"{{{','.join(map(str, numbers))}}}"
-
-
-def text_array(texts: Sequence[str]) -> str:
-    """An array of texts as PostgreSQL reads it. See `number_array`."""
-    if not texts:
-        return "{}"
-    quoted = '","'.join(text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
-    return f'{{"{quoted}"}}'
+    return f"{{{','.join(map(str, values))}}}"
 
 
 def as_stored(text: str, loads: Loads | None = None) -> JSONDict:

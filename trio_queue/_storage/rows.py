@@ -31,15 +31,26 @@ class JobRow(TypedDict):
 #: The columns of a job, in the order in which every statement that answers with jobs names them.
 JOB_COLUMNS: tuple[str, ...] = tuple(JobRow.__annotations__)
 
-#: The fields of a job that they become.
-_JOB_FIELDS: tuple[str, ...] = tuple(
-    {"queue_name": "queue", "args": "task_kwargs"}.get(column, column) for column in JOB_COLUMNS
-)
-
 
 def job_from_row(row: Sequence[Any]) -> Job:
     """A job from its columns, in the order of JOB_COLUMNS."""
-    return Job.of_fields(zip(_JOB_FIELDS, row, strict=False))
+    # Written out: a claim makes hundreds, and pairing names with values takes half of the time again.
+    fields: dict[str, Any] = {}
+    (
+        fields["id"],
+        fields["queue"],
+        fields["task_name"],
+        fields["priority"],
+        fields["lock"],
+        fields["queueing_lock"],
+        fields["task_kwargs"],
+        fields["status"],
+        fields["scheduled_at"],
+        fields["attempts"],
+        fields["abort_requested"],
+        fields["worker_id"],
+    ) = row[:12]
+    return Job.of_fields(fields)
 
 
 def fetched_from_rows(found: Sequence[Sequence[Any]]) -> Fetched:

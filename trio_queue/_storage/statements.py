@@ -27,8 +27,7 @@ from trio_queue._storage.encoding import (
     check_queue,
     check_text,
     encode_args,
-    number_array,
-    text_array,
+    plain_array,
 )
 from trio_queue._storage.queries import QUERIES
 from trio_queue._storage.senders import Statement
@@ -109,9 +108,9 @@ def _finish_jobs(verb: store.FinishJobs, dumps: Dumps | None) -> dict[str, Any]:
     done = verb.completions
     return {
         "worker_id": verb.worker_id,
-        "job_ids": number_array([completion.job_id for completion in done]),
-        "attempts": number_array([completion.attempts for completion in done]),
-        "statuses": text_array([completion.status.value for completion in done]),
+        "job_ids": plain_array([completion.job_id for completion in done]),
+        "attempts": plain_array([completion.attempts for completion in done]),
+        "statuses": plain_array([completion.status.value for completion in done]),
         **_FINISHED_PLAINLY,
         **(_more_than_finished(done) if any(map(_has_more, done)) else {}),
     }
