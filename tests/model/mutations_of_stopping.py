@@ -78,9 +78,9 @@ MUTATIONS_OF_STOPPING = (
     Mutation(
         "a body begins that was told to stop before",
         "_worker.run",
-        "Runner._outcome",
-        "running.was_stopped",
-        "False",
+        "Runner.run",
+        "if running.was_stopped:",
+        "if False:",
         Script(
             (JobSpec(0), JobSpec(0, deferred_at=2)),
             (Trouble(1, "fetch_jobs", Ill.SLOW_AFTER, 4.25), AbortJob(2.5, 1)),
