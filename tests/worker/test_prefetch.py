@@ -141,6 +141,22 @@ async def test_more_are_claimed_when_half_of_those_ahead_have_begun(
             steps.may_end.set()
 
 
+async def test_of_many_more_are_claimed_when_so_many_have_begun_as_are_worth_a_claim(
+    app: App, store: FaultyStore, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "WORTH_A_CLAIM", 2)
+    await held.defer(10)
+    async with working(app, concurrency=1, prefetch=6):
+        await held.steps[0].started.wait()
+        for number, claims in ((0, 1), (1, 2), (2, 2), (3, 3)):
+            held.steps[number].may_end.set()
+            await held.steps[number + 1].started.wait()
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.calls.count("fetch_jobs") == claims, number
+        for steps in held.steps:
+            steps.may_end.set()
+
+
 async def test_no_more_are_claimed_while_too_many_outcomes_wait_to_be_written(
     app: App, connector: FaultyConnector, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

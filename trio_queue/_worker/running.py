@@ -15,6 +15,9 @@ from trio_queue.jobs import AbortReason, Job
 
 #: So many outcomes may wait to be written before no more jobs are claimed; more where more run at once.
 MAX_UNWRITTEN = 1_000
+#: So many jobs are claimed at once for little more a job than twice as many. To wait for half of two thousand to begin
+#: meant that the other half had often begun, too, before the claim was answered: 51,000/s, and 52,000 by this.
+WORTH_A_CLAIM = 500
 
 
 class RunningJob:
@@ -183,10 +186,12 @@ class RunningJobs:
         return len(self) - self._bodies - len(self._waiting)
 
     def room(self, ahead: int) -> int:
-        """How many may be claimed now, so many of them ahead; 0 as long as half of those, or of enough, still wait."""
-        if len(self._waiting) > min(ahead, self.enough) // 2 or self.unwritten >= max(
-            MAX_UNWRITTEN, self._places
-        ):
+        """How many may be claimed now, so many of them ahead; 0 as long as that is not worth a claim.
+
+        That is as long as half of those, or of enough, still wait.
+        """
+        spare = min(max(ahead // 2, ahead - WORTH_A_CLAIM), self.enough // 2)
+        if len(self._waiting) > spare or self.unwritten >= max(MAX_UNWRITTEN, self._places):
             return 0
         return max(0, self._places - self._bodies + ahead - len(self._waiting))
 
