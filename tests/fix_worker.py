@@ -13,8 +13,10 @@ import pytest
 import trio
 
 from trio_queue import App
-from trio_queue.store import AdoptOrphans, CancelJob, JobStore, RegisterWorker, UnregisterWorker
+from trio_queue.management import CancelJob
+from trio_queue.store import JobStore
 from trio_queue.testing import FaultyStore, InMemoryConnector, InMemoryJobStore
+from trio_queue.verbs import AdoptOrphans, RegisterWorker, UnregisterWorker
 from trio_queue.worker import Stage, Worker
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast
 import sniffio
 
 from trio_queue.connector import BaseConnector
-from trio_queue.store import DeferJobs, JobStore, Verb
+from trio_queue.store import JobStore
+from trio_queue.verbs import DeferJobs, Verb
 
 R = TypeVar("R")
 

@@ -14,7 +14,7 @@ import trio
 
 from tests.colours import Run, in_both_loops
 from tests.recording import RecordingConnector
-from trio_queue import App, builtin_tasks, store
+from trio_queue import App, builtin_tasks, management
 from trio_queue.exceptions import (
     InvalidArguments,
     InvalidOption,
@@ -91,7 +91,7 @@ def test_replace_connector(app: App, connector: RecordingConnector) -> None:
 
 @in_both_loops
 def test_check_connection(app: App, connector: RecordingConnector, run: Run) -> None:
-    connector.answers[store.CheckConnection] = [True]
+    connector.answers[management.CheckConnection] = [True]
     assert app.check_connection() is True
     assert run(app.check_connection_async) is True
 
@@ -193,7 +193,7 @@ def test_import_paths_are_imported_before_a_task_is_looked_up(
 
 @in_both_loops
 def test_remove_old_jobs(app: App, connector: RecordingConnector, run: Run) -> None:
-    connector.answers[store.DeleteOldJobs] = [store.Deleted(5)]
+    connector.answers[management.DeleteOldJobs] = [management.Deleted(5)]
     context = JobContext(app=app, job=Job(task_name="x"), start_timestamp=0)
 
     async def main() -> None:
@@ -203,7 +203,7 @@ def test_remove_old_jobs(app: App, connector: RecordingConnector, run: Run) -> N
         assert removed == 5
 
     run(main)
-    assert connector.said[0][1] == store.DeleteOldJobs(
+    assert connector.said[0][1] == management.DeleteOldJobs(
         nb_hours=3, statuses=[Status.SUCCEEDED, Status.FAILED], queue="q"
     )
 

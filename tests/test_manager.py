@@ -10,7 +10,7 @@ import pytest
 
 from tests.colours import Run, in_both_loops, run_in_trio
 from tests.recording import NOW, RecordingConnector
-from trio_queue import store
+from trio_queue import management, verbs
 from trio_queue.exceptions import InvalidOption, InvalidTimestamp, JobNotFound
 from trio_queue.jobs import GroupCount, Job, Status
 from trio_queue.manager import JobManager
@@ -43,22 +43,29 @@ def manager(connector: RecordingConnector) -> JobManager:
 
 
 #: What is called, in both colours, with what, what is said, what is answered, what is returned.
-TWINS: list[tuple[str, tuple[Any, ...], dict[str, Any], store.Verb[Any], Any, Any]] = [
-    ("cancel_job_by_id", (5,), {}, store.CancelJob(5, abort=False, delete_job=False), True, True),
+TWINS: list[tuple[str, tuple[Any, ...], dict[str, Any], verbs.Verb[Any], Any, Any]] = [
+    (
+        "cancel_job_by_id",
+        (5,),
+        {},
+        management.CancelJob(5, abort=False, delete_job=False),
+        True,
+        True,
+    ),
     (
         "cancel_job_by_id",
         (5, True, True),
         {},
-        store.CancelJob(5, abort=True, delete_job=True),
+        management.CancelJob(5, abort=True, delete_job=True),
         False,
         False,
     ),
-    ("get_job_status", (5,), {}, store.GetJobStatus(5), Status.DOING, Status.DOING),
+    ("get_job_status", (5,), {}, management.GetJobStatus(5), Status.DOING, Status.DOING),
     (
         "retry_job_by_id",
         (5, NOW),
         {"priority": 1, "queue": "q", "lock": "l"},
-        store.RetryJob(job_id=5, retry_at=NOW, priority=1, queue="q", lock="l"),
+        management.RetryJob(job_id=5, retry_at=NOW, priority=1, queue="q", lock="l"),
         None,
         None,
     ),
@@ -66,34 +73,34 @@ TWINS: list[tuple[str, tuple[Any, ...], dict[str, Any], store.Verb[Any], Any, An
         "list_jobs",
         (),
         {**FILTERS, "id": 5, "queueing_lock": "ql", "worker_id": 2, "limit": 9},
-        store.ListJobs(**VERB_FILTERS, id=5, queueing_lock="ql", worker_id=2, limit=9),
+        management.ListJobs(**VERB_FILTERS, id=5, queueing_lock="ql", worker_id=2, limit=9),
         [JOB],
         [JOB],
     ),
-    ("list_queues", (), FILTERS, store.ListQueues(**VERB_FILTERS), [COUNT], [COUNTED]),
-    ("list_tasks", (), FILTERS, store.ListTasks(**VERB_FILTERS), [COUNT], [COUNTED]),
-    ("list_locks", (), FILTERS, store.ListLocks(**VERB_FILTERS), [COUNT], [COUNTED]),
-    ("list_events", (5,), {}, store.ListEvents(5), [], []),
-    ("list_workers", (), {}, store.ListWorkers(), [], []),
-    ("check_connection", (), {}, store.CheckConnection(), True, True),
+    ("list_queues", (), FILTERS, management.ListQueues(**VERB_FILTERS), [COUNT], [COUNTED]),
+    ("list_tasks", (), FILTERS, management.ListTasks(**VERB_FILTERS), [COUNT], [COUNTED]),
+    ("list_locks", (), FILTERS, management.ListLocks(**VERB_FILTERS), [COUNT], [COUNTED]),
+    ("list_events", (5,), {}, management.ListEvents(5), [], []),
+    ("list_workers", (), {}, management.ListWorkers(), [], []),
+    ("check_connection", (), {}, management.CheckConnection(), True, True),
 ]
 
 #: The same of what is async only.
-ASYNC_ONLY: list[tuple[str, tuple[Any, ...], dict[str, Any], store.Verb[Any], Any, Any]] = [
+ASYNC_ONLY: list[tuple[str, tuple[Any, ...], dict[str, Any], verbs.Verb[Any], Any, Any]] = [
     (
         "defer_periodic_job",
         (JOB, "id", 60),
         {},
-        store.DeferPeriodicJob(JOB, "id", 60),
+        verbs.DeferPeriodicJob(JOB, "id", 60),
         None,
         None,
     ),
-    ("retry_job", (JOB,), {}, store.RetryJob(job_id=5), None, None),
+    ("retry_job", (JOB,), {}, management.RetryJob(job_id=5), None, None),
     (
         "finish_job",
         (JOB, Status.FAILED, True),
         {},
-        store.FinishJob(5, Status.FAILED, delete_job=True),
+        management.FinishJob(5, Status.FAILED, delete_job=True),
         None,
         None,
     ),
@@ -101,7 +108,7 @@ ASYNC_ONLY: list[tuple[str, tuple[Any, ...], dict[str, Any], store.Verb[Any], An
         "finish_job_by_id_async",
         (5,),
         {"status": Status.ABORTED, "delete_job": False},
-        store.FinishJob(5, Status.ABORTED, delete_job=False),
+        management.FinishJob(5, Status.ABORTED, delete_job=False),
         None,
         None,
     ),
@@ -109,15 +116,15 @@ ASYNC_ONLY: list[tuple[str, tuple[Any, ...], dict[str, Any], store.Verb[Any], An
         "get_stalled_jobs",
         (),
         {"queue": "q", "task_name": "t", "seconds_since_heartbeat": 3},
-        store.ListStalledJobs(queue="q", task_name="t", seconds_since_heartbeat=3),
+        management.ListStalledJobs(queue="q", task_name="t", seconds_since_heartbeat=3),
         [JOB],
         [JOB],
     ),
-    ("fetch_job", (["q"], 3), {}, store.FetchJobs(3, ["q"], 1), store.Fetched([JOB]), JOB),
-    ("fetch_job", (None, 3), {}, store.FetchJobs(3, None, 1), store.Fetched([]), None),
-    ("unregister_worker", (3,), {}, store.UnregisterWorker(3), None, None),
-    ("update_heartbeat", (3,), {}, store.UpdateHeartbeat(3), True, True),
-    ("prune_stalled_workers", (3.5,), {}, store.PruneStalledWorkers(3.5), [1], [1]),
+    ("fetch_job", (["q"], 3), {}, verbs.FetchJobs(3, ["q"], 1), verbs.Fetched([JOB]), JOB),
+    ("fetch_job", (None, 3), {}, verbs.FetchJobs(3, None, 1), verbs.Fetched([]), None),
+    ("unregister_worker", (3,), {}, verbs.UnregisterWorker(3), None, None),
+    ("update_heartbeat", (3,), {}, verbs.UpdateHeartbeat(3), True, True),
+    ("prune_stalled_workers", (3.5,), {}, verbs.PruneStalledWorkers(3.5), [1], [1]),
 ]
 
 
@@ -128,7 +135,7 @@ def test_sync_methods_say_their_verb(
     name: str,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    verb: store.Verb[Any],
+    verb: verbs.Verb[Any],
     answer: Any,
     returned: Any,
 ) -> None:
@@ -149,7 +156,7 @@ def test_async_methods_say_their_verb(
     name: str,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    verb: store.Verb[Any],
+    verb: verbs.Verb[Any],
     answer: Any,
     returned: Any,
 ) -> None:
@@ -166,7 +173,7 @@ def test_async_methods_say_their_verb(
 def test_the_callers_connection_is_handed_on(
     manager: JobManager, connector: RecordingConnector, name: str
 ) -> None:
-    connector.answers = {store.CancelJob: [True], store.GetJobStatus: [Status.TODO]}
+    connector.answers = {management.CancelJob: [True], management.GetJobStatus: [Status.TODO]}
     connection = object()
     getattr(manager, name)(5, connection=connection)
 
@@ -201,15 +208,15 @@ async def test_a_periodic_jobs_timestamp_is_its_moment(manager: JobManager) -> N
 async def test_jobs_to_abort_are_those_running_that_are_asked_to(
     manager: JobManager, connector: RecordingConnector
 ) -> None:
-    connector.answers[store.ListJobs] = [[JOB, JOB.evolve(id=6, abort_requested=True)]]
+    connector.answers[management.ListJobs] = [[JOB, JOB.evolve(id=6, abort_requested=True)]]
     assert await manager.list_jobs_to_abort_async("q") == [6]
-    assert connector.said[0][1] == store.ListJobs(queue="q", status=Status.DOING)
+    assert connector.said[0][1] == management.ListJobs(queue="q", status=Status.DOING)
 
 
 async def test_long_jobs_are_not_stalled_jobs(
     manager: JobManager, connector: RecordingConnector
 ) -> None:
-    connector.answers[store.ListStalledJobs] = [[]]
+    connector.answers[management.ListStalledJobs] = [[]]
     with pytest.warns(DeprecationWarning, match="heartbeats"):
         await manager.get_stalled_jobs(nb_seconds=3)
     verb: Any = connector.said[0][1]
@@ -219,7 +226,7 @@ async def test_long_jobs_are_not_stalled_jobs(
 async def test_a_worker_registers_with_what_it_is(
     manager: JobManager, connector: RecordingConnector
 ) -> None:
-    connector.answers[store.RegisterWorker] = [7]
+    connector.answers[verbs.RegisterWorker] = [7]
     assert await manager.register_worker() == 7
     verb: Any = connector.said[0][1]
     assert verb.pid > 0

@@ -12,8 +12,9 @@ from tests.colours import Run, in_both_loops
 from tests.recording import RecordingConnector
 from trio_queue.exceptions import InvalidOption
 from trio_queue.jobs import Status
+from trio_queue.management import Deleted, DeleteOldJobs
 from trio_queue.manager import JobManager
-from trio_queue.store import Deleted, DeleteOldJobs, Verb
+from trio_queue.verbs import Verb
 
 DAY = datetime.timedelta(days=1)
 

@@ -12,7 +12,7 @@
 #   -- loops     _loops: Trio and asyncio in one process; sees 0-2
 #   3  registry  builtin_tasks > blueprints > middleware > job_context > periodic > tasks
 #                > deferring > validation
-#   2  ports     store  connector  owners
+#   2  ports     store  verbs  management  connector  owners
 #   1  nouns     jobs  retry  cron  completion
 #   0  words     exceptions  types  utils  log  _version
 

@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from trio_queue.store import JobStore, Verb
+from trio_queue.store import JobStore
+from trio_queue.verbs import Verb
 
 R = TypeVar("R")
 

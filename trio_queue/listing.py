@@ -7,7 +7,7 @@ from typing import Any
 from trio_queue.connector import BaseConnector
 from trio_queue.exceptions import InvalidOption
 from trio_queue.jobs import Event, GroupCount, Job, Status, WorkerInfo
-from trio_queue.store import (
+from trio_queue.management import (
     CheckConnection,
     ListEvents,
     ListJobs,

@@ -11,18 +11,14 @@ from typing import Any
 
 from trio_queue.exceptions import InvalidTimestamp, JobNotFound
 from trio_queue.jobs import Job, Status, with_ids
+from trio_queue.management import CancelJob, FinishJob, GetJobStatus, ListStalledJobs, RetryJob
 from trio_queue.pruning import Pruning
-from trio_queue.store import (
-    CancelJob,
+from trio_queue.verbs import (
     DeferJobs,
     DeferPeriodicJob,
     FetchJobs,
-    FinishJob,
-    GetJobStatus,
-    ListStalledJobs,
     PruneStalledWorkers,
     RegisterWorker,
-    RetryJob,
     UnregisterWorker,
     UpdateHeartbeat,
 )

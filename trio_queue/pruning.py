@@ -12,7 +12,7 @@ import sniffio
 from trio_queue.exceptions import InvalidOption
 from trio_queue.jobs import Status
 from trio_queue.listing import Listing
-from trio_queue.store import DeleteOldJobs
+from trio_queue.management import DeleteOldJobs
 
 #: What `prune_jobs` may delete.
 ENDED = (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED, Status.ABORTED)

@@ -20,7 +20,7 @@ from trio_queue._pg.connection import TrioConnection
 from trio_queue._storage.queries import QUERIES
 from trio_queue._storage.statements import parameters_of
 from trio_queue._worker.pace import MAX_AHEAD
-from trio_queue.store import FetchJobs, FinishJobs
+from trio_queue.verbs import FetchJobs, FinishJobs
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from tests.benchmarks import machine
 from tests.benchmarks.figures import Figure
 from tests.fix_postgres import apply_schema
 from trio_queue.embedded import EmbeddedServer
-from trio_queue.store import RegisterWorker
+from trio_queue.verbs import RegisterWorker
 
 T = TypeVar("T")
 

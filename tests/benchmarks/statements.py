@@ -25,7 +25,7 @@ import attrs
 import psycopg
 
 from tests.benchmarks.peers import Bench
-from trio_queue import store
+from trio_queue import verbs
 from trio_queue._storage.queries import QUERIES, parse
 from trio_queue._storage.statements import statement_of
 from trio_queue._worker.pace import CLAIM_BYTES
@@ -125,7 +125,7 @@ class Variant:
         variant.worker = row[0]
         return variant
 
-    def say(self, verb: store.Verb[Any]) -> Any:
+    def say(self, verb: verbs.Verb[Any]) -> Any:
         """What it takes to send a verb, so that only the sending is measured."""
         statement = statement_of(verb, None)
         text = self.texts[statement.query.name]
@@ -150,14 +150,14 @@ class Variant:
         """Claim and complete so many jobs."""
         for _ in range(jobs // size):
             self.turn += 1
-            claim = store.FetchJobs(self.worker, queues, size, self.turn, CLAIM_BYTES)
+            claim = verbs.FetchJobs(self.worker, queues, size, self.turn, CLAIM_BYTES)
             fetched = self.backend.measured("claim", size, self.say(claim))
             assert len(fetched.jobs) == size, len(fetched.jobs)
             done = [
                 Completion(job_id=job.id, attempts=job.attempts, status=Status.SUCCEEDED)
                 for job in fetched.jobs
             ]
-            verb: store.Verb[Any] = store.FinishJobs(self.worker, done)
+            verb: verbs.Verb[Any] = verbs.FinishJobs(self.worker, done)
             found = self.backend.measured("complete", size, self.say(verb))
             assert all(one.status is Status.SUCCEEDED for one in found)
 
@@ -167,7 +167,7 @@ class Variant:
             batch = [
                 Job(queue="bench", task_name="noop", task_kwargs={"number": n}) for n in range(size)
             ]
-            ids = self.backend.measured("defer", size, self.say(store.DeferJobs(batch)))
+            ids = self.backend.measured("defer", size, self.say(verbs.DeferJobs(batch)))
             assert len(ids) == size
 
 

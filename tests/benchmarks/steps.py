@@ -23,8 +23,9 @@ from trio_queue._worker.complete import Completer
 from trio_queue._worker.run import Runner
 from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue.jobs import Job
-from trio_queue.store import FetchJobs, FinishJobs, JobStore
+from trio_queue.store import JobStore
 from trio_queue.tasks import AnyTask
+from trio_queue.verbs import FetchJobs, FinishJobs
 from trio_queue.worker import Worker
 
 #: Jobs in a claim and in a write, as a drain of a hundred at once has them.

@@ -65,7 +65,7 @@ def test_version(run: Callable[..., Result]) -> None:
 #: What takes long to import: each of these costs more than all that `--help` needs.
 HEAVY = {
     *("asyncio", "psycopg", "psycopg_pool", "rich", "ssl", "trio", "trio_asyncio"),
-    *("trio_queue.app", "trio_queue.schema", "trio_queue.store", "trio_queue.worker"),
+    *("trio_queue.app", "trio_queue.schema", "trio_queue.verbs", "trio_queue.worker"),
 }
 
 

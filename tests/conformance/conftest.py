@@ -11,8 +11,9 @@ import pytest
 from trio_queue._storage.parameters import Parameters
 from trio_queue._storage.store import PostgresJobStore
 from trio_queue.jobs import Status
-from trio_queue.store import Finished, FinishJobs, JobStore, RegisterWorker
+from trio_queue.store import JobStore
 from trio_queue.testing import FaultyStore, InMemoryConnector
+from trio_queue.verbs import Finished, FinishJobs, RegisterWorker
 
 OpenStore: TypeAlias = Callable[[], AbstractAsyncContextManager[JobStore]]
 

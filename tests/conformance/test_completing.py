@@ -10,16 +10,14 @@ import pytest
 from tests.conformance.conftest import finished, registration
 from trio_queue.completion import Completion
 from trio_queue.jobs import Job, Status
+from trio_queue.management import CancelJob, ListEvents, ListJobs
 from trio_queue.retry import RetryDecision
-from trio_queue.store import (
-    CancelJob,
+from trio_queue.store import JobStore
+from trio_queue.verbs import (
     DeferJobs,
     FetchJobs,
     Finished,
     FinishJobs,
-    JobStore,
-    ListEvents,
-    ListJobs,
     ReleaseJobs,
     UnregisterWorker,
 )

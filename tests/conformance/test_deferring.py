@@ -9,14 +9,9 @@ import pytest
 
 from trio_queue.exceptions import AlreadyEnqueued, InvalidArguments, InvalidOption
 from trio_queue.jobs import Job, Status
-from trio_queue.store import (
-    CancelJob,
-    DeferJobs,
-    DeferPeriodicJob,
-    JobStore,
-    ListEvents,
-    ListJobs,
-)
+from trio_queue.management import CancelJob, ListEvents, ListJobs
+from trio_queue.store import JobStore
+from trio_queue.verbs import DeferJobs, DeferPeriodicJob
 
 SOON = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 

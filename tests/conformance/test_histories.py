@@ -18,7 +18,7 @@ import pytest
 import trio
 
 from tests.conformance.conftest import registration
-from trio_queue import store
+from trio_queue import management, store, verbs
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._storage.memory_rows import News
 from trio_queue._storage.parameters import Parameters
@@ -42,28 +42,28 @@ class Script:
         self._random = random.Random(seed)
         self._jobs = self._workers = 0
 
-    def next(self) -> store.Verb[Any]:
+    def next(self) -> verbs.Verb[Any]:
         """The next verb."""
-        makers: list[tuple[int, Callable[[], store.Verb[Any]]]] = [
+        makers: list[tuple[int, Callable[[], verbs.Verb[Any]]]] = [
             (8, self._defer),
             (2, self._defer_periodic),
             (9, self._fetch),
             (9, self._finish),
-            (2, lambda: store.ReleaseJobs(self._worker(), self._some_jobs())),
+            (2, lambda: verbs.ReleaseJobs(self._worker(), self._some_jobs())),
             (3, self._cancel),
             (3, self._retry),
             (2, self._finish_by_hand),
             (2, self._register),
-            (1, lambda: store.UnregisterWorker(self._worker())),
-            (1, lambda: store.UpdateHeartbeat(self._worker())),
-            (1, lambda: store.PruneStalledWorkers(1e6)),
+            (1, lambda: verbs.UnregisterWorker(self._worker())),
+            (1, lambda: verbs.UpdateHeartbeat(self._worker())),
+            (1, lambda: verbs.PruneStalledWorkers(1e6)),
             (2, self._adopt),
-            (2, lambda: store.AdoptOrphans(self._worker(), 1e6, self._random.randint(0, 3))),
-            (1, lambda: store.HasEligibleJob(self._queues())),
-            (1, lambda: store.ListJobsToAbort(self._worker())),
-            (1, store.ListStalledJobs),
-            (1, store.ListQueues),
-            (1, lambda: store.ListLocks(status=Status.TODO)),
+            (2, lambda: verbs.AdoptOrphans(self._worker(), 1e6, self._random.randint(0, 3))),
+            (1, lambda: verbs.HasEligibleJob(self._queues())),
+            (1, lambda: verbs.ListJobsToAbort(self._worker())),
+            (1, management.ListStalledJobs),
+            (1, management.ListQueues),
+            (1, lambda: management.ListLocks(status=Status.TODO)),
             (1, self._delete_old),
         ]
         [make] = self._random.choices([make for _, make in makers], [often for often, _ in makers])
@@ -100,32 +100,32 @@ class Script:
             task_kwargs={"number": self._jobs},
         )
 
-    def _defer(self) -> store.DeferJobs:
+    def _defer(self) -> verbs.DeferJobs:
         jobs = [self._new_job() for _ in range(self._random.randint(0, 3))]
         self._jobs += len(jobs)
-        return store.DeferJobs(jobs)
+        return verbs.DeferJobs(jobs)
 
-    def _defer_periodic(self) -> store.DeferPeriodicJob:
+    def _defer_periodic(self) -> verbs.DeferPeriodicJob:
         self._jobs += 1
-        return store.DeferPeriodicJob(self._new_job(), self._random.choice("12"), self._jobs // 6)
+        return verbs.DeferPeriodicJob(self._new_job(), self._random.choice("12"), self._jobs // 6)
 
-    def _register(self) -> store.RegisterWorker:
+    def _register(self) -> verbs.RegisterWorker:
         self._workers += 1
         return registration(queues=self._queues())
 
-    def _fetch(self) -> store.FetchJobs:
+    def _fetch(self) -> verbs.FetchJobs:
         # Each holds some twenty bytes, in either way to count.
         limit, max_bytes = self._random.randint(0, 4), self._maybe(1, 10**6)
-        return store.FetchJobs(self._worker(), self._queues(), limit, max_bytes=max_bytes)
+        return verbs.FetchJobs(self._worker(), self._queues(), limit, max_bytes=max_bytes)
 
-    def _adopt(self) -> store.AdoptJobs:
+    def _adopt(self) -> verbs.AdoptJobs:
         job_ids = dict.fromkeys(self._some_jobs())
         runs = [(job_id, self._random.choice([0, 0, 1])) for job_id in job_ids]
-        return store.AdoptJobs(self._worker(), self._worker(), runs)
+        return verbs.AdoptJobs(self._worker(), self._worker(), runs)
 
-    def _finish(self) -> store.FinishJobs:
+    def _finish(self) -> verbs.FinishJobs:
         job_ids = dict.fromkeys(self._some_jobs())
-        return store.FinishJobs(self._worker(), [self._completion(job_id) for job_id in job_ids])
+        return verbs.FinishJobs(self._worker(), [self._completion(job_id) for job_id in job_ids])
 
     def _completion(self, job_id: int) -> Completion:
         status = self._random.choice([*ENDS, Status.TODO, Status.TODO])
@@ -147,11 +147,13 @@ class Script:
             reason=self._maybe("shutdown", WORKER_DIED),
         )
 
-    def _cancel(self) -> store.CancelJob:
-        return store.CancelJob(self._job(), abort=not self._chance(), delete_job=self._chance())
+    def _cancel(self) -> management.CancelJob:
+        return management.CancelJob(
+            self._job(), abort=not self._chance(), delete_job=self._chance()
+        )
 
-    def _retry(self) -> store.RetryJob:
-        return store.RetryJob(
+    def _retry(self) -> management.RetryJob:
+        return management.RetryJob(
             job_id=self._job(),
             retry_at=self._maybe(PAST, FUTURE),
             priority=self._maybe(1),
@@ -159,12 +161,12 @@ class Script:
             lock=self._maybe("m"),
         )
 
-    def _finish_by_hand(self) -> store.FinishJob:
-        return store.FinishJob(self._job(), self._random.choice(ENDS), self._chance())
+    def _finish_by_hand(self) -> management.FinishJob:
+        return management.FinishJob(self._job(), self._random.choice(ENDS), self._chance())
 
-    def _delete_old(self) -> store.DeleteOldJobs:
+    def _delete_old(self) -> management.DeleteOldJobs:
         statuses = self._random.sample([*ENDS, Status.CANCELLED], 2)
-        return store.DeleteOldJobs(nb_hours=-1, statuses=statuses, queue=self._maybe("a"))
+        return management.DeleteOldJobs(nb_hours=-1, statuses=statuses, queue=self._maybe("a"))
 
 
 class MemorySide:
@@ -241,13 +243,13 @@ async def test_the_same_life(queue_database: str, seed: int) -> None:
 
 def without_clock(answer: Any) -> Any:
     """An answer of whose moments only remains whether there is one: each store has its own clock."""
-    if isinstance(answer, store.Fetched):
+    if isinstance(answer, verbs.Fetched):
         return answer.jobs, answer.next_in is None
     return answer
 
 
 async def take_step(
-    step: int, verb: store.Verb[Any], memory: MemorySide, postgres: PostgresJobStore
+    step: int, verb: verbs.Verb[Any], memory: MemorySide, postgres: PostgresJobStore
 ) -> None:
     answers: list[Any] = []
     try:
@@ -259,15 +261,15 @@ async def take_step(
     except TrioQueueException as error:
         answers.append(type(error))
     assert without_clock(answers[0]) == without_clock(answers[1]), (step, verb)
-    jobs = memory.database.run(store.ListJobs())
-    assert await postgres.run(store.ListJobs()) == jobs, (step, verb)
+    jobs = memory.database.run(management.ListJobs())
+    assert await postgres.run(management.ListJobs()) == jobs, (step, verb)
     for job in jobs:
         assert job.id is not None
-        list_events = store.ListEvents(job.id)
+        list_events = management.ListEvents(job.id)
         assert facts(await postgres.run(list_events)) == facts(memory.database.run(list_events)), (
             step,
             verb,
         )
-    workers = [worker.id for worker in memory.database.run(store.ListWorkers())]
-    assert [worker.id for worker in await postgres.run(store.ListWorkers())] == workers
+    workers = [worker.id for worker in memory.database.run(management.ListWorkers())]
+    assert [worker.id for worker in await postgres.run(management.ListWorkers())] == workers
     await trio.lowlevel.checkpoint()

@@ -11,22 +11,18 @@ from tests.conformance.conftest import finished, registration
 from trio_queue.completion import WORKER_DIED, Completion
 from trio_queue.exceptions import WorkerGone
 from trio_queue.jobs import Job, Status
+from trio_queue.management import FinishJob, ListEvents, ListJobs, ListWorkers, RetryJob
 from trio_queue.retry import RetryDecision
-from trio_queue.store import (
+from trio_queue.store import JobStore
+from trio_queue.verbs import (
     AdoptJobs,
     AdoptOrphans,
     DeferJobs,
     FetchJobs,
-    FinishJob,
     FinishJobs,
-    JobStore,
-    ListEvents,
-    ListJobs,
-    ListWorkers,
     Orphan,
     PruneStalledWorkers,
     ReleaseJobs,
-    RetryJob,
     UnregisterWorker,
     UpdateHeartbeat,
 )

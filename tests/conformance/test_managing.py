@@ -10,17 +10,13 @@ import pytest
 from trio_queue.completion import Completion
 from trio_queue.exceptions import AlreadyEnqueued, ConnectorException, InvalidOption, JobNotFound
 from trio_queue.jobs import GroupCount, Job, Status
-from trio_queue.store import (
+from trio_queue.management import (
     CancelJob,
     CheckConnection,
-    DeferJobs,
     Deleted,
     DeleteOldJobs,
-    FetchJobs,
     FinishJob,
-    FinishJobs,
     GetJobStatus,
-    JobStore,
     ListEvents,
     ListJobs,
     ListLocks,
@@ -29,6 +25,8 @@ from trio_queue.store import (
     ListTasks,
     RetryJob,
 )
+from trio_queue.store import JobStore
+from trio_queue.verbs import DeferJobs, FetchJobs, FinishJobs
 
 FUTURE = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
 

@@ -7,15 +7,14 @@ import pytest
 from tests.conformance.conftest import finished, registration
 from trio_queue.completion import NOT_BEGUN, RELEASED, WORKER_DIED, Completion
 from trio_queue.jobs import Event, Job, Status
+from trio_queue.management import CancelJob, ListEvents
 from trio_queue.retry import RetryDecision
-from trio_queue.store import (
+from trio_queue.store import JobStore
+from trio_queue.verbs import (
     AdoptOrphans,
-    CancelJob,
     DeferJobs,
     FetchJobs,
     FinishJobs,
-    JobStore,
-    ListEvents,
     ReleaseJobs,
     UnregisterWorker,
 )

@@ -6,14 +6,8 @@ import pytest
 
 from tests.conformance.conftest import registration
 from trio_queue.jobs import Job, Status
-from trio_queue.store import (
-    AdoptOrphans,
-    DeferJobs,
-    FetchJobs,
-    JobStore,
-    ReleaseJobs,
-    UnregisterWorker,
-)
+from trio_queue.store import JobStore
+from trio_queue.verbs import AdoptOrphans, DeferJobs, FetchJobs, ReleaseJobs, UnregisterWorker
 
 
 @pytest.fixture

@@ -10,26 +10,26 @@ import trio
 from tests.conformance.conftest import registration
 from trio_queue.exceptions import WorkerGone
 from trio_queue.jobs import Job
-from trio_queue.store import (
-    AbortRequested,
+from trio_queue.management import (
     CancelJob,
+    ListEvents,
+    ListJobs,
+    ListStalledJobs,
+    ListWorkers,
+    RetryJob,
+)
+from trio_queue.store import AbortRequested, JobInserted, JobStore
+from trio_queue.types import JSONDict
+from trio_queue.verbs import (
     DeferJobs,
     FetchJobs,
     HasEligibleJob,
-    JobInserted,
-    JobStore,
-    ListEvents,
-    ListJobs,
     ListJobsToAbort,
-    ListStalledJobs,
-    ListWorkers,
     PruneStalledWorkers,
-    RetryJob,
     UnregisterWorker,
     UpdateHeartbeat,
     UpdateWorkerStage,
 )
-from trio_queue.types import JSONDict
 
 PAST = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 FUTURE = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)

@@ -16,8 +16,9 @@ from tests.worker_on_postgres.bench import Bench
 from trio_queue import JobContext, PsycopgConnector
 from trio_queue._worker.fetch import Fetcher
 from trio_queue.jobs import AbortReason
-from trio_queue.store import Heartbeat, JobStore, Notifications, Outages, Verb
+from trio_queue.store import Heartbeat, JobStore, Notifications, Outages
 from trio_queue.testing import FaultyStore
+from trio_queue.verbs import Verb
 from trio_queue.worker import Stage, Worker
 
 R = TypeVar("R")

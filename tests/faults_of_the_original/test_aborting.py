@@ -26,7 +26,7 @@ from trio_queue import JobContext
 from trio_queue._worker.run import Runner
 from trio_queue._worker.running import RunningJob
 from trio_queue.jobs import AbortReason
-from trio_queue.store import FetchJobs
+from trio_queue.verbs import FetchJobs
 from trio_queue.worker import Stage
 
 

@@ -22,7 +22,7 @@ from tests.waiting import eventually, within_patience
 from tests.worker_on_postgres.bench import Bench
 from trio_queue import JobContext
 from trio_queue.exceptions import JobAborted
-from trio_queue.store import FinishJobs
+from trio_queue.verbs import FinishJobs
 from trio_queue.worker import Stage
 
 

@@ -29,7 +29,8 @@ from tests.worker_on_postgres.statements import CLAIM, HoldAt, Watch
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._worker import fetch
 from trio_queue._worker.hear import Ear
-from trio_queue.store import FetchJobs, Notifications, RegisterWorker
+from trio_queue.store import Notifications
+from trio_queue.verbs import FetchJobs, RegisterWorker
 from trio_queue.worker import Stage
 
 #: In the text of the statement that looks for requests to abort, and of no other.

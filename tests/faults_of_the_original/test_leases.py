@@ -13,7 +13,7 @@ from tests.worker_on_postgres.bench import Bench, told
 from trio_queue import JobContext
 from trio_queue.completion import WORKER_DIED
 from trio_queue.log import Action
-from trio_queue.store import FetchJobs, RegisterWorker
+from trio_queue.verbs import FetchJobs, RegisterWorker
 from trio_queue.worker import Stage
 
 #: Seconds.

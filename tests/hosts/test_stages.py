@@ -31,7 +31,7 @@ from tests.hosts.application import (
 from tests.waiting import PATIENCE
 from trio_queue import App, JobContext
 from trio_queue._loops.guest import open_guest
-from trio_queue.store import FetchJobs, RegisterWorker
+from trio_queue.verbs import FetchJobs, RegisterWorker
 from trio_queue.worker import Stage, Worker
 
 Connector = FaultyConnector | FaultyPsycopgConnector

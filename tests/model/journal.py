@@ -12,8 +12,8 @@ import trio.testing
 
 from tests.fix_worker import FaultyConnector
 from tests.model.record import Change, Record, Row
-from trio_queue.store import RegisterWorker, Verb
 from trio_queue.testing import FaultyStore, InMemoryDatabase, InMemoryJobStore
+from trio_queue.verbs import RegisterWorker, Verb
 
 R = TypeVar("R")
 

@@ -41,16 +41,10 @@ from trio_queue import App
 from trio_queue.completion import Completion
 from trio_queue.exceptions import AlreadyEnqueued
 from trio_queue.jobs import Job, Status
+from trio_queue.management import CancelJob
 from trio_queue.retry import RetryDecision
-from trio_queue.store import (
-    AdoptOrphans,
-    CancelJob,
-    DeferJobs,
-    FinishJobs,
-    RegisterWorker,
-    UnregisterWorker,
-)
 from trio_queue.testing import Fault
+from trio_queue.verbs import AdoptOrphans, DeferJobs, FinishJobs, RegisterWorker, UnregisterWorker
 from trio_queue.worker import Worker
 
 

@@ -16,7 +16,8 @@ import trio
 from tests.conformance.conftest import registration
 from trio_queue._storage.parameters import Parameters
 from trio_queue._storage.store import PostgresJobStore
-from trio_queue.store import FetchJobs, Heartbeat
+from trio_queue.store import Heartbeat
+from trio_queue.verbs import FetchJobs
 
 
 def say(what: str) -> None:

@@ -25,7 +25,7 @@ from trio_queue._storage.encoding import encode_batch
 from trio_queue._storage.statements import statement_of
 from trio_queue.exceptions import AlreadyEnqueued, ConnectorException, InvalidArguments
 from trio_queue.jobs import Batch, Job
-from trio_queue.store import DeferJobs
+from trio_queue.verbs import DeferJobs
 
 #: Of each part in these tests; a batch of 80 has four.
 PART = 20

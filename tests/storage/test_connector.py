@@ -24,8 +24,9 @@ from trio_queue.exceptions import (
     SyncConnectorConfigurationError,
 )
 from trio_queue.jobs import Job
+from trio_queue.management import CheckConnection, ListJobs
 from trio_queue.schema import SchemaManager
-from trio_queue.store import CheckConnection, DeferJobs, ListJobs
+from trio_queue.verbs import DeferJobs
 
 JOB = DeferJobs([Job(task_name="t")])
 #: A port on which nothing listens.

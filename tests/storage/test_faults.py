@@ -9,14 +9,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.conformance.conftest import registration
 from trio_queue.exceptions import ConnectorException
 from trio_queue.jobs import Job
-from trio_queue.store import (
-    CheckConnection,
-    DeferJobs,
-    JobInserted,
-    ListJobs,
-    Missed,
-)
+from trio_queue.management import CheckConnection, ListJobs
+from trio_queue.store import JobInserted, Missed
 from trio_queue.testing import FaultError, FaultyStore, InMemoryConnector, InMemoryJobStore
+from trio_queue.verbs import DeferJobs
 
 JOB = DeferJobs([Job(task_name="t")])
 

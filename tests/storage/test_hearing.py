@@ -13,7 +13,8 @@ from trio_queue._storage.parameters import Parameters
 from trio_queue._storage.store import PostgresJobStore
 from trio_queue.exceptions import ConnectorException
 from trio_queue.jobs import Job
-from trio_queue.store import AbortRequested, DeferJobs, JobInserted, Missed
+from trio_queue.store import AbortRequested, JobInserted, Missed
+from trio_queue.verbs import DeferJobs
 
 
 @pytest.mark.parametrize(

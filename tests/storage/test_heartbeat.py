@@ -24,7 +24,8 @@ from trio_queue._storage import heartbeat
 from trio_queue._storage.heartbeat import HeartbeatThread, beating
 from trio_queue._storage.parameters import Parameters
 from trio_queue._storage.store import HeartbeatLine, PostgresJobStore
-from trio_queue.store import ListWorkers, UnregisterWorker
+from trio_queue.management import ListWorkers
+from trio_queue.verbs import UnregisterWorker
 
 
 def heartbeat_threads() -> list[threading.Thread]:

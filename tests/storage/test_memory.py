@@ -14,15 +14,10 @@ from trio.testing import MockClock
 from tests.conformance.conftest import registration
 from trio_queue.exceptions import AlreadyEnqueued
 from trio_queue.jobs import Job
-from trio_queue.store import (
-    AdoptOrphans,
-    DeferJobs,
-    FetchJobs,
-    JobInserted,
-    ListJobs,
-    UpdateHeartbeat,
-)
+from trio_queue.management import ListJobs
+from trio_queue.store import JobInserted
 from trio_queue.testing import FaultyStore, InMemoryConnector, InMemoryDatabase, InMemoryJobStore
+from trio_queue.verbs import AdoptOrphans, DeferJobs, FetchJobs, UpdateHeartbeat
 
 HOUR = datetime.timedelta(hours=1)
 

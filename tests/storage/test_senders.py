@@ -19,7 +19,8 @@ from trio_queue._storage.pools import pool_sizes
 from trio_queue._storage.sync_connector import SyncPsycopgConnector
 from trio_queue.exceptions import AlreadyEnqueued, AppNotOpen, ConnectorException
 from trio_queue.jobs import Job
-from trio_queue.store import DeferJobs, ListJobs
+from trio_queue.management import ListJobs
+from trio_queue.verbs import DeferJobs
 
 T = TypeVar("T")
 JOB = DeferJobs([Job(task_name="t", queueing_lock="q", task_kwargs={"a": [1.5]})])

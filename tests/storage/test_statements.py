@@ -8,46 +8,46 @@ import attrs
 import psycopg
 import pytest
 
-from trio_queue import store
+from trio_queue import management, verbs
 from trio_queue._storage.memory_manage import ANSWER
 from trio_queue._storage.queries import QUERIES
 from trio_queue._storage.statements import statement_of
 from trio_queue.completion import Completion
 from trio_queue.jobs import Job, Status
-from trio_queue.store import Verb
 from trio_queue.testing import InMemoryDatabase
+from trio_queue.verbs import Verb
 
 JOB = Job(task_name="t")
 VERBS: list[Verb[Any]] = [
-    store.DeferJobs([JOB]),
-    store.DeferPeriodicJob(JOB, "", 1),
-    store.RegisterWorker(
+    verbs.DeferJobs([JOB]),
+    verbs.DeferPeriodicJob(JOB, "", 1),
+    verbs.RegisterWorker(
         worker_name=None, host="h", pid=1, version="", queues=None, concurrency=1, stage="s"
     ),
-    store.UpdateWorkerStage(1, "s"),
-    store.UpdateHeartbeat(1),
-    store.UnregisterWorker(1),
-    store.PruneStalledWorkers(1),
-    store.FetchJobs(1, ("a",), 1),
-    store.HasEligibleJob(None),
-    store.FinishJobs(1, [Completion(job_id=1, attempts=0, status=Status.FAILED)]),
-    store.ReleaseJobs(1, {1}),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a set will do
-    store.ListJobsToAbort(1),
-    store.AdoptJobs(1, 2, [(3, 0)]),
-    store.AdoptOrphans(1, 30, 10),
-    store.ListJobs(),
-    store.ListQueues(),
-    store.ListTasks(),
-    store.ListLocks(),
-    store.ListEvents(1),
-    store.ListWorkers(),
-    store.GetJobStatus(1),
-    store.CancelJob(1),
-    store.RetryJob(job_id=1),
-    store.FinishJob(1, Status.FAILED),
-    store.ListStalledJobs(),
-    store.DeleteOldJobs(nb_hours=1, statuses=[Status.FAILED]),
-    store.CheckConnection(),
+    verbs.UpdateWorkerStage(1, "s"),
+    verbs.UpdateHeartbeat(1),
+    verbs.UnregisterWorker(1),
+    verbs.PruneStalledWorkers(1),
+    verbs.FetchJobs(1, ("a",), 1),
+    verbs.HasEligibleJob(None),
+    verbs.FinishJobs(1, [Completion(job_id=1, attempts=0, status=Status.FAILED)]),
+    verbs.ReleaseJobs(1, {1}),  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # a set will do
+    verbs.ListJobsToAbort(1),
+    verbs.AdoptJobs(1, 2, [(3, 0)]),
+    verbs.AdoptOrphans(1, 30, 10),
+    management.ListJobs(),
+    management.ListQueues(),
+    management.ListTasks(),
+    management.ListLocks(),
+    management.ListEvents(1),
+    management.ListWorkers(),
+    management.GetJobStatus(1),
+    management.CancelJob(1),
+    management.RetryJob(job_id=1),
+    management.FinishJob(1, Status.FAILED),
+    management.ListStalledJobs(),
+    management.DeleteOldJobs(nb_hours=1, statuses=[Status.FAILED]),
+    management.CheckConnection(),
 ]
 
 
@@ -57,7 +57,7 @@ def test_no_verb_is_forgotten() -> None:
         kind
         for kind in cast("list[type[Verb[Any]]]", Verb.__subclasses__())
         # What tests made up is not a verb of the port.
-        if kind.__module__ == store.__name__
+        if kind.__module__ in {verbs.__name__, management.__name__}
     }
     assert {type(verb) for verb in VERBS} == every
     assert set(ANSWER.registry) - {object} == every
@@ -77,9 +77,9 @@ def test_the_server_takes_it(verb: Verb[Any], queue_database: str) -> None:
         try:
             rows = connection.execute(statement.query.placeholders, statement.parameters).fetchall()
         except psycopg.errors.RaiseException:
-            assert isinstance(verb, store.RetryJob | store.FinishJob)
+            assert isinstance(verb, management.RetryJob | management.FinishJob)
             return
-        if not isinstance(verb, store.GetJobStatus):
+        if not isinstance(verb, management.GetJobStatus):
             statement.read(rows)
 
 

@@ -15,8 +15,8 @@ from trio_queue._worker.complete import Completer
 from trio_queue._worker.running import RunningJob
 from trio_queue.exceptions import ConnectorException, OutcomesNotWritten
 from trio_queue.jobs import Job
-from trio_queue.store import FinishJobs
 from trio_queue.testing import FaultyStore
+from trio_queue.verbs import FinishJobs
 
 
 class Refused(ConnectorException):

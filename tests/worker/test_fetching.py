@@ -14,17 +14,10 @@ from tests.fix_worker import FaultyConnector, Steps, wait_until, work, working
 from trio_queue import App, JobContext, RetryStrategy, Worker
 from trio_queue.exceptions import ConnectorException
 from trio_queue.jobs import AbortReason
-from trio_queue.store import (
-    CancelJob,
-    Fetched,
-    FetchJobs,
-    FinishJobs,
-    JobStore,
-    ListJobsToAbort,
-    ReleaseJobs,
-    Verb,
-)
+from trio_queue.management import CancelJob
+from trio_queue.store import JobStore
 from trio_queue.testing import FaultyStore
+from trio_queue.verbs import Fetched, FetchJobs, FinishJobs, ListJobsToAbort, ReleaseJobs, Verb
 
 R = TypeVar("R")
 

@@ -13,8 +13,9 @@ from tests.fix_worker import FaultyConnector, wait_until, work, working
 from trio_queue import App
 from trio_queue._worker import pace
 from trio_queue._worker.pace import LONG_CLAIM, Pace
-from trio_queue.store import Fetched, JobStore, Verb
+from trio_queue.store import JobStore
 from trio_queue.testing import FaultyStore, InMemoryJobStore
+from trio_queue.verbs import Fetched, Verb
 
 R = TypeVar("R")
 

@@ -16,7 +16,8 @@ from tests.fix_worker import (
 )
 from trio_queue import App, JobContext
 from trio_queue.jobs import AbortReason
-from trio_queue.store import (
+from trio_queue.testing import FaultyStore
+from trio_queue.verbs import (
     AdoptJobs,
     FetchJobs,
     FinishJobs,
@@ -25,7 +26,6 @@ from trio_queue.store import (
     UpdateHeartbeat,
     UpdateWorkerStage,
 )
-from trio_queue.testing import FaultyStore
 from trio_queue.worker import Stage
 
 

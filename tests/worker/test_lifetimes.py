@@ -15,18 +15,17 @@ from tests.fix_worker import FaultyConnector, Steps, stage_of, work, working
 from trio_queue import App, Worker
 from trio_queue._worker.lease import Lease
 from trio_queue.exceptions import ConnectorException, LoadFromPathError, SchemaError
-from trio_queue.store import (
+from trio_queue.store import Heartbeat, Notifications
+from trio_queue.testing import FaultyStore
+from trio_queue.verbs import (
     FetchJobs,
     FinishJobs,
-    Heartbeat,
     ListJobsToAbort,
-    Notifications,
     ReleaseJobs,
     UnregisterWorker,
     UpdateWorkerStage,
     Verb,
 )
-from trio_queue.testing import FaultyStore
 from trio_queue.worker import Stage
 
 

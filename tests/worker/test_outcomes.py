@@ -23,7 +23,7 @@ from trio_queue import (
 )
 from trio_queue.exceptions import JobAborted
 from trio_queue.jobs import AbortReason, Job
-from trio_queue.store import CancelJob
+from trio_queue.management import CancelJob
 
 pytestmark = pytest.mark.both_hosts
 

@@ -10,8 +10,8 @@ import trio.testing
 
 from tests.fix_worker import FaultyConnector, Steps, stage_of, work, working
 from trio_queue import App, Worker
-from trio_queue.store import DeferPeriodicJob
 from trio_queue.testing import FaultyStore
+from trio_queue.verbs import DeferPeriodicJob
 from trio_queue.worker import Stage
 
 #: A moment that no cron expression of these tests has.

@@ -20,7 +20,7 @@ from trio_queue._worker.pace import (
     SAMPLE,
     Pace,
 )
-from trio_queue.store import CancelJob
+from trio_queue.management import CancelJob
 from trio_queue.testing import FaultyStore
 
 R = TypeVar("R")

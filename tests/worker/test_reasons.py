@@ -22,8 +22,9 @@ from tests.worker.test_rescue import die_with_a_job
 from trio_queue import App, BaseRetryStrategy, InterruptedJobs, JobContext, RetryDecision, Worker
 from trio_queue.exceptions import ConnectorException
 from trio_queue.jobs import AbortReason, Job
-from trio_queue.store import CancelJob, FetchJobs, FinishJobs, UnregisterWorker
+from trio_queue.management import CancelJob
 from trio_queue.testing import FaultyStore
+from trio_queue.verbs import FetchJobs, FinishJobs, UnregisterWorker
 
 
 def last_event(connector: FaultyConnector, job_id: int = 1) -> tuple[str, str | None]:

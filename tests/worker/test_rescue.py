@@ -13,7 +13,8 @@ from trio_queue import App, JobContext, RetryStrategy
 from trio_queue.completion import StalledJobs, decide_orphan
 from trio_queue.exceptions import TrioQueueException
 from trio_queue.jobs import Job, Status
-from trio_queue.store import (
+from trio_queue.testing import FaultyStore
+from trio_queue.verbs import (
     AdoptOrphans,
     FetchJobs,
     FinishJobs,
@@ -21,7 +22,6 @@ from trio_queue.store import (
     UnregisterWorker,
     UpdateHeartbeat,
 )
-from trio_queue.testing import FaultyStore
 
 
 def die_with_a_job(connector: FaultyConnector) -> int:

@@ -14,8 +14,8 @@ import trio.testing
 from tests.fix_hosts import run_trio, run_worker
 from tests.fix_worker import FaultyConnector, Steps, asleep, stage_of, wait_until
 from trio_queue import App, Worker
-from trio_queue.store import FetchJobs, Verb
 from trio_queue.testing import FaultyStore
+from trio_queue.verbs import FetchJobs, Verb
 from trio_queue.worker import Stage
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

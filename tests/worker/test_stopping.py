@@ -22,8 +22,8 @@ from trio_queue import App, JobContext, Worker
 from trio_queue._worker.running import RunningJob
 from trio_queue.exceptions import WorkerAlreadyRan
 from trio_queue.jobs import AbortReason
-from trio_queue.store import FetchJobs, RegisterWorker
 from trio_queue.testing import FaultyStore
+from trio_queue.verbs import FetchJobs, RegisterWorker
 from trio_queue.worker import Stage
 
 pytestmark = pytest.mark.both_hosts

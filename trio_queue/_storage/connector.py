@@ -39,7 +39,8 @@ from trio_queue._storage.sync_connector import (
 )
 from trio_queue.connector import BaseConnector, running_loop
 from trio_queue.exceptions import ConnectorException
-from trio_queue.store import JobStore, Verb
+from trio_queue.store import JobStore
+from trio_queue.verbs import Verb
 
 __all__ = ["PsycopgConnector", "SyncPsycopgConnector"]
 

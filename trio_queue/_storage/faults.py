@@ -21,15 +21,8 @@ import attrs
 import trio
 
 from trio_queue.exceptions import ConnectorException
-from trio_queue.store import (
-    Heartbeat,
-    JobStore,
-    Missed,
-    Notification,
-    Notifications,
-    Outages,
-    Verb,
-)
+from trio_queue.store import Heartbeat, JobStore, Missed, Notification, Notifications, Outages
+from trio_queue.verbs import Verb
 
 R = TypeVar("R")
 #: A verb's type or name; "listen" and "keep_alive" mean entering those blocks.

@@ -22,16 +22,8 @@ from trio_queue._storage.memory_clock import MemoryClock
 from trio_queue._storage.memory_manage import ANSWER
 from trio_queue._storage.memory_rows import News
 from trio_queue._storage.memory_tables import Tables
-from trio_queue.store import (
-    Heartbeat,
-    JobInserted,
-    Notification,
-    Notifications,
-    Outages,
-    UnregisterWorker,
-    UpdateHeartbeat,
-    Verb,
-)
+from trio_queue.store import Heartbeat, JobInserted, Notification, Notifications, Outages
+from trio_queue.verbs import UnregisterWorker, UpdateHeartbeat, Verb
 
 R = TypeVar("R")
 

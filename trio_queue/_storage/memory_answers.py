@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from trio_queue._storage.memory_tables import Tables
-from trio_queue.store import Verb
+from trio_queue.verbs import Verb
 
 
 @functools.singledispatch

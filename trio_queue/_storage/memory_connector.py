@@ -16,7 +16,8 @@ from trio_queue._storage.memory import InMemoryDatabase, InMemoryJobStore
 from trio_queue._storage.memory_rows import EventRow
 from trio_queue._storage.rows import JobRow
 from trio_queue.connector import BaseConnector
-from trio_queue.store import JobStore, Verb
+from trio_queue.store import JobStore
+from trio_queue.verbs import Verb
 
 R = TypeVar("R")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 
-from trio_queue import store
+from trio_queue import verbs
 from trio_queue._storage.memory_answers import answer
 from trio_queue._storage.memory_tables import Tables, to_job
 from trio_queue._storage.memory_work import WORKING
@@ -17,7 +17,7 @@ LEASES = WORKING
 
 
 @answer.register
-def adopt_jobs(verb: store.AdoptJobs, tables: Tables) -> list[int]:
+def adopt_jobs(verb: verbs.AdoptJobs, tables: Tables) -> list[int]:
     """See AdoptJobs."""
     holders = {None, verb.lost_id, verb.worker_id}
     runs = {(job_id, attempts) for job_id, attempts in verb.jobs}
@@ -33,7 +33,7 @@ def adopt_jobs(verb: store.AdoptJobs, tables: Tables) -> list[int]:
 
 
 @answer.register
-def adopt_orphans(verb: store.AdoptOrphans, tables: Tables) -> list[store.Orphan]:
+def adopt_orphans(verb: verbs.AdoptOrphans, tables: Tables) -> list[verbs.Orphan]:
     """See AdoptOrphans."""
     if verb.limit <= 0 or not tables.take_turn(verb.worker_id, verb.turn):
         return []
@@ -64,7 +64,7 @@ def adopt_orphans(verb: store.AdoptOrphans, tables: Tables) -> list[store.Orphan
             # It ended or moved on: nobody's orphan.
             tables.forget_orphan(note.job_id, note.attempts)
     _take(tables, rows, verb.worker_id)
-    return [store.Orphan(to_job(row), _deaths(tables, row)) for row in rows]
+    return [verbs.Orphan(to_job(row), _deaths(tables, row)) for row in rows]
 
 
 def _take(tables: Tables, rows: list[JobRow], worker_id: int) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from trio_queue import store
+from trio_queue import management
 from trio_queue._storage.encoding import check_end_status, check_priority, check_queue, check_text
 from trio_queue._storage.memory_answers import answer
 from trio_queue._storage.memory_leases import LEASES
@@ -21,7 +21,7 @@ ANSWER = LEASES
 
 
 @answer.register
-def list_jobs(verb: store.ListJobs, tables: Tables) -> list[Job]:
+def list_jobs(verb: management.ListJobs, tables: Tables) -> list[Job]:
     """See ListJobs."""
     rows = _filtered(
         tables,
@@ -42,25 +42,25 @@ def list_jobs(verb: store.ListJobs, tables: Tables) -> list[Job]:
 
 
 @answer.register
-def list_queues(verb: store.ListQueues, tables: Tables) -> list[GroupCount]:
+def list_queues(verb: management.ListQueues, tables: Tables) -> list[GroupCount]:
     """See ListQueues."""
     return _count(_filtered_groups(tables, verb), "queue_name")
 
 
 @answer.register
-def list_tasks(verb: store.ListTasks, tables: Tables) -> list[GroupCount]:
+def list_tasks(verb: management.ListTasks, tables: Tables) -> list[GroupCount]:
     """See ListTasks."""
     return _count(_filtered_groups(tables, verb), "task_name")
 
 
 @answer.register
-def list_locks(verb: store.ListLocks, tables: Tables) -> list[GroupCount]:
+def list_locks(verb: management.ListLocks, tables: Tables) -> list[GroupCount]:
     """See ListLocks."""
     return _count(_filtered_groups(tables, verb), "lock")
 
 
 @answer.register
-def list_events(verb: store.ListEvents, tables: Tables) -> list[Event]:
+def list_events(verb: management.ListEvents, tables: Tables) -> list[Event]:
     """See ListEvents."""
     return [
         Event(
@@ -77,7 +77,7 @@ def list_events(verb: store.ListEvents, tables: Tables) -> list[Event]:
 
 
 @answer.register
-def list_workers(verb: store.ListWorkers, tables: Tables) -> list[WorkerInfo]:  # noqa: ARG001  # what it asks is its type
+def list_workers(verb: management.ListWorkers, tables: Tables) -> list[WorkerInfo]:  # noqa: ARG001  # what it asks is its type
     """See ListWorkers."""
     running = Counter(row["worker_id"] for row in tables.jobs.values() if row["status"] == "doing")
     return [
@@ -100,7 +100,7 @@ def list_workers(verb: store.ListWorkers, tables: Tables) -> list[WorkerInfo]:  
 
 
 @answer.register
-def get_job_status(verb: store.GetJobStatus, tables: Tables) -> Status:
+def get_job_status(verb: management.GetJobStatus, tables: Tables) -> Status:
     """See GetJobStatus."""
     row = tables.jobs.get(verb.job_id)
     if row is None:
@@ -109,7 +109,7 @@ def get_job_status(verb: store.GetJobStatus, tables: Tables) -> Status:
 
 
 @answer.register
-def cancel_job(verb: store.CancelJob, tables: Tables) -> bool:
+def cancel_job(verb: management.CancelJob, tables: Tables) -> bool:
     """See CancelJob."""
     row = tables.jobs.get(verb.job_id)
     if row is None:
@@ -129,7 +129,7 @@ def cancel_job(verb: store.CancelJob, tables: Tables) -> bool:
 
 
 @answer.register
-def retry_job(verb: store.RetryJob, tables: Tables) -> None:
+def retry_job(verb: management.RetryJob, tables: Tables) -> None:
     """See RetryJob."""
     check_text("lock", verb.lock)
     if verb.queue is not None:
@@ -154,7 +154,7 @@ def retry_job(verb: store.RetryJob, tables: Tables) -> None:
 
 
 @answer.register
-def finish_job(verb: store.FinishJob, tables: Tables) -> None:
+def finish_job(verb: management.FinishJob, tables: Tables) -> None:
     """See FinishJob."""
     check_end_status(verb.status)
     row = tables.jobs.get(verb.job_id)
@@ -172,7 +172,7 @@ def finish_job(verb: store.FinishJob, tables: Tables) -> None:
 
 
 @answer.register
-def list_stalled_jobs(verb: store.ListStalledJobs, tables: Tables) -> list[Job]:
+def list_stalled_jobs(verb: management.ListStalledJobs, tables: Tables) -> list[Job]:
     """See ListStalledJobs."""
     rows = _filtered(tables, status="doing", queue_name=verb.queue, task_name=verb.task_name)
     if verb.nb_seconds is not None:
@@ -184,7 +184,7 @@ def list_stalled_jobs(verb: store.ListStalledJobs, tables: Tables) -> list[Job]:
 
 
 @answer.register
-def delete_old_jobs(verb: store.DeleteOldJobs, tables: Tables) -> store.Deleted:
+def delete_old_jobs(verb: management.DeleteOldJobs, tables: Tables) -> management.Deleted:
     """See DeleteOldJobs."""
     oldest = tables.now - datetime.timedelta(hours=verb.nb_hours)
     old = [
@@ -200,11 +200,11 @@ def delete_old_jobs(verb: store.DeleteOldJobs, tables: Tables) -> store.Deleted:
         for row in bite:
             tables.delete_job(row)
     walked_to = bite[-1]["id"] if bite and len(bite) == verb.limit else None
-    return store.Deleted(len(bite), walked_to)
+    return management.Deleted(len(bite), walked_to)
 
 
 @answer.register
-def check_connection(verb: store.CheckConnection, tables: Tables) -> bool:  # noqa: ARG001  # what it is asked is its type
+def check_connection(verb: management.CheckConnection, tables: Tables) -> bool:  # noqa: ARG001  # what it is asked is its type
     """See CheckConnection."""
     return True
 
@@ -220,7 +220,7 @@ def _filtered(tables: Tables, **columns: Any) -> list[JobRow]:
 
 
 def _filtered_groups(
-    tables: Tables, verb: store.ListQueues | store.ListTasks | store.ListLocks
+    tables: Tables, verb: management.ListQueues | management.ListTasks | management.ListLocks
 ) -> list[JobRow]:
     return _filtered(
         tables,

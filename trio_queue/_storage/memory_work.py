@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from trio_queue import store, utils
+from trio_queue import utils, verbs
 from trio_queue._storage.encoding import check_name
 from trio_queue._storage.memory_answers import answer
 from trio_queue._storage.memory_rows import PeriodicRow, WorkerRow
@@ -22,13 +22,13 @@ _MOMENTS_REMEMBERED = 3600
 
 
 @answer.register
-def defer_jobs(verb: store.DeferJobs, tables: Tables) -> list[int]:
+def defer_jobs(verb: verbs.DeferJobs, tables: Tables) -> list[int]:
     """See DeferJobs."""
     return tables.insert_jobs(verb.jobs)
 
 
 @answer.register
-def defer_periodic_job(verb: store.DeferPeriodicJob, tables: Tables) -> int | None:
+def defer_periodic_job(verb: verbs.DeferPeriodicJob, tables: Tables) -> int | None:
     """See DeferPeriodicJob."""
     check_name("task name", verb.job.task_name)
     check_name("periodic_id", verb.periodic_id)
@@ -62,7 +62,7 @@ def defer_periodic_job(verb: store.DeferPeriodicJob, tables: Tables) -> int | No
 
 
 @answer.register
-def register_worker(verb: store.RegisterWorker, tables: Tables) -> int:
+def register_worker(verb: verbs.RegisterWorker, tables: Tables) -> int:
     """See RegisterWorker."""
     worker_id = next(tables.worker_ids)
     tables.workers[worker_id] = WorkerRow(
@@ -81,7 +81,7 @@ def register_worker(verb: store.RegisterWorker, tables: Tables) -> int:
 
 
 @answer.register
-def update_worker_stage(verb: store.UpdateWorkerStage, tables: Tables) -> None:
+def update_worker_stage(verb: verbs.UpdateWorkerStage, tables: Tables) -> None:
     """See UpdateWorkerStage."""
     worker = tables.workers.get(verb.worker_id)
     if worker is not None:
@@ -89,7 +89,7 @@ def update_worker_stage(verb: store.UpdateWorkerStage, tables: Tables) -> None:
 
 
 @answer.register
-def update_heartbeat(verb: store.UpdateHeartbeat, tables: Tables) -> bool:
+def update_heartbeat(verb: verbs.UpdateHeartbeat, tables: Tables) -> bool:
     """See UpdateHeartbeat."""
     worker = tables.workers.get(verb.worker_id)
     if worker is None:
@@ -99,13 +99,13 @@ def update_heartbeat(verb: store.UpdateHeartbeat, tables: Tables) -> bool:
 
 
 @answer.register
-def unregister_worker(verb: store.UnregisterWorker, tables: Tables) -> None:
+def unregister_worker(verb: verbs.UnregisterWorker, tables: Tables) -> None:
     """See UnregisterWorker."""
     tables.delete_workers([verb.worker_id])
 
 
 @answer.register
-def prune_stalled_workers(verb: store.PruneStalledWorkers, tables: Tables) -> list[int]:
+def prune_stalled_workers(verb: verbs.PruneStalledWorkers, tables: Tables) -> list[int]:
     """See PruneStalledWorkers."""
     oldest = tables.now - datetime.timedelta(seconds=verb.seconds_since_heartbeat)
     stalled = [worker.id for worker in tables.workers.values() if worker.last_heartbeat < oldest]
@@ -114,10 +114,10 @@ def prune_stalled_workers(verb: store.PruneStalledWorkers, tables: Tables) -> li
 
 
 @answer.register
-def fetch_jobs(verb: store.FetchJobs, tables: Tables) -> store.Fetched:
+def fetch_jobs(verb: verbs.FetchJobs, tables: Tables) -> verbs.Fetched:
     """See FetchJobs."""
     if not tables.take_turn(verb.worker_id, verb.turn):
-        return store.Fetched([])
+        return verbs.Fetched([])
     startable = _startable(tables, verb.queues, verb.limit)
     rows = _within(tables, startable, verb.max_bytes)
     if rows and verb.worker_id not in tables.workers:
@@ -126,8 +126,8 @@ def fetch_jobs(verb: store.FetchJobs, tables: Tables) -> store.Fetched:
         tables.update_job(row, status="doing", worker_id=verb.worker_id)
     jobs = [to_job(row) for row in rows]
     if jobs and (len(rows) < len(startable) or len(rows) == verb.limit):
-        return store.Fetched(jobs, found_all=False)
-    return store.Fetched(jobs, _next_scheduled_in(tables, verb.queues) if verb.limit > 0 else None)
+        return verbs.Fetched(jobs, found_all=False)
+    return verbs.Fetched(jobs, _next_scheduled_in(tables, verb.queues) if verb.limit > 0 else None)
 
 
 def _within(tables: Tables, rows: list[JobRow], max_bytes: int | None) -> list[JobRow]:
@@ -140,7 +140,7 @@ def _within(tables: Tables, rows: list[JobRow], max_bytes: int | None) -> list[J
 
 
 @answer.register
-def has_eligible_job(verb: store.HasEligibleJob, tables: Tables) -> bool:
+def has_eligible_job(verb: verbs.HasEligibleJob, tables: Tables) -> bool:
     """See HasEligibleJob."""
     return bool(_startable(tables, verb.queues, 1))
 
@@ -158,17 +158,17 @@ def _next_scheduled_in(tables: Tables, queues: Sequence[str] | None) -> float | 
 
 
 @answer.register
-def finish_jobs(verb: store.FinishJobs, tables: Tables) -> list[store.Finished]:
+def finish_jobs(verb: verbs.FinishJobs, tables: Tables) -> list[verbs.Finished]:
     """See FinishJobs."""
     return [
-        store.Finished(completion.job_id, status)
+        verbs.Finished(completion.job_id, status)
         for completion in verb.completions
         if (status := _complete(tables, verb.worker_id, completion)) is not completion.status
     ]
 
 
 @answer.register
-def release_jobs(verb: store.ReleaseJobs, tables: Tables) -> list[store.Finished]:
+def release_jobs(verb: verbs.ReleaseJobs, tables: Tables) -> list[verbs.Finished]:
     """See ReleaseJobs."""
     if not tables.take_turn(verb.worker_id, verb.turn):
         return []
@@ -180,7 +180,7 @@ def release_jobs(verb: store.ReleaseJobs, tables: Tables) -> list[store.Finished
         and row["id"] not in verb.keep
     ]
     return [
-        store.Finished(
+        verbs.Finished(
             row["id"],
             _give_back(tables, row, {}, if_abort_requested=Status.ABORTED, reason=RELEASED),
         )
@@ -189,7 +189,7 @@ def release_jobs(verb: store.ReleaseJobs, tables: Tables) -> list[store.Finished
 
 
 @answer.register
-def list_jobs_to_abort(verb: store.ListJobsToAbort, tables: Tables) -> list[int]:
+def list_jobs_to_abort(verb: verbs.ListJobsToAbort, tables: Tables) -> list[int]:
     """See ListJobsToAbort."""
     return [
         row["id"]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from trio_queue.jobs import Event, GroupCount, Job, Status, WorkerInfo
-from trio_queue.store import Deleted, Fetched, Finished, Orphan
+from trio_queue.management import Deleted
 from trio_queue.types import JSONDict
+from trio_queue.verbs import Fetched, Finished, Orphan
 
 
 class JobRow(TypedDict):

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from trio_queue import store, utils
+from trio_queue import management, utils, verbs
 from trio_queue._pg.direct import Rows
 from trio_queue._storage import rows
 from trio_queue._storage.batches import parts_of
@@ -34,7 +34,7 @@ from trio_queue._storage.senders import Statement
 from trio_queue.completion import Completion
 from trio_queue.exceptions import JobNotFound, NoResult
 from trio_queue.jobs import Batch, Job, Status
-from trio_queue.store import Verb
+from trio_queue.verbs import Verb
 
 R = TypeVar("R")
 Reader = Callable[[Rows], Any]
@@ -52,14 +52,14 @@ def statement_of(verb: Verb[R], dumps: Dumps | None) -> Statement[R]:
         InvalidOption: Another value of the verb cannot be.
     """
     check(verb)
-    if isinstance(verb, store.DeferJobs):
+    if isinstance(verb, verbs.DeferJobs):
         return _statement_of_batch(verb, dumps)
     return Statement(
         QUERIES[verb.name], parameters_of(verb, dumps), _reader(verb), _queueing_locks(verb)
     )
 
 
-def _statement_of_batch(verb: store.DeferJobs, dumps: Dumps | None) -> Statement[Any]:
+def _statement_of_batch(verb: verbs.DeferJobs, dumps: Dumps | None) -> Statement[Any]:
     jobs = verb.jobs
     parts = parts_of(jobs, dumps)
     sent_first, parameters = next(parts)
@@ -89,7 +89,7 @@ def _fields(kind: Any) -> tuple[str, ...]:
 
 
 @parameters_of.register
-def _defer_periodic_job(verb: store.DeferPeriodicJob, dumps: Dumps | None) -> dict[str, Any]:
+def _defer_periodic_job(verb: verbs.DeferPeriodicJob, dumps: Dumps | None) -> dict[str, Any]:
     job = verb.job
     return {
         "queue": job.queue,
@@ -104,7 +104,7 @@ def _defer_periodic_job(verb: store.DeferPeriodicJob, dumps: Dumps | None) -> di
 
 
 @parameters_of.register
-def _finish_jobs(verb: store.FinishJobs, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
+def _finish_jobs(verb: verbs.FinishJobs, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
     done = verb.completions
     return {
         "worker_id": verb.worker_id,
@@ -153,7 +153,7 @@ def _more_than_finished(done: Sequence[Completion]) -> dict[str, Any]:
 
 
 @parameters_of.register
-def _adopt_jobs(verb: store.AdoptJobs, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
+def _adopt_jobs(verb: verbs.AdoptJobs, dumps: Dumps | None) -> dict[str, Any]:  # noqa: ARG001  # one signature for all
     return {
         "worker_id": verb.worker_id,
         "lost_id": verb.lost_id,
@@ -196,11 +196,11 @@ def _plain(value: Any) -> Any:
 
 def _queueing_locks(verb: Verb[Any]) -> tuple[str | None, ...]:
     match verb:
-        case store.DeferJobs(jobs=Batch() as jobs):
+        case verbs.DeferJobs(jobs=Batch() as jobs):
             return (jobs.job.queueing_lock,) * len(jobs)
-        case store.DeferJobs(jobs=jobs):
+        case verbs.DeferJobs(jobs=jobs):
             return tuple(job.queueing_lock for job in jobs)
-        case store.DeferPeriodicJob(job=job):
+        case verbs.DeferPeriodicJob(job=job):
             return (job.queueing_lock,)
         case _:
             return ()
@@ -212,22 +212,22 @@ def _queueing_locks(verb: Verb[Any]) -> tuple[str | None, ...]:
 def check(verb: Verb[Any]) -> None:
     """Refuse what the columns cannot hold, with a clear error. Raises InvalidOption."""
     match verb:
-        case store.DeferJobs(jobs=Batch(job=job)):
+        case verbs.DeferJobs(jobs=Batch(job=job)):
             check_job(job)
-        case store.DeferJobs(jobs=jobs):
+        case verbs.DeferJobs(jobs=jobs):
             # Jobs differ by their arguments, mostly: what they share is looked at once.
             for job in {_columns_of_text(job): job for job in jobs}.values():
                 check_job(job)
-        case store.DeferPeriodicJob(job=job, periodic_id=periodic_id):
+        case verbs.DeferPeriodicJob(job=job, periodic_id=periodic_id):
             check_job(job)
             check_name("periodic_id", periodic_id)
-        case store.RetryJob(priority=priority, queue=queue, lock=lock):
+        case management.RetryJob(priority=priority, queue=queue, lock=lock):
             check_text("lock", lock)
             if queue is not None:
                 check_queue(queue)
             if priority is not None:
                 check_priority(priority)
-        case store.FinishJob(status=status):
+        case management.FinishJob(status=status):
             check_end_status(status)
         case _:
             pass
@@ -274,32 +274,32 @@ def _each(make: Callable[[Any], Any]) -> Reader:
 
 
 _READERS: Final[dict[type[Verb[Any]], Reader]] = {
-    store.DeferPeriodicJob: _value,
-    store.RegisterWorker: _value,
-    store.UpdateWorkerStage: _nothing,
-    store.UpdateHeartbeat: _is_something,
-    store.UnregisterWorker: _nothing,
-    store.PruneStalledWorkers: _values,
-    store.FetchJobs: rows.fetched_from_rows,
-    store.HasEligibleJob: _value,
-    store.FinishJobs: _each(rows.finished_from_row),
-    store.ReleaseJobs: _each(rows.finished_from_row),
-    store.ListJobsToAbort: _values,
-    store.AdoptJobs: _values,
-    store.AdoptOrphans: _each(rows.orphan_from_row),
-    store.ListJobs: _each(rows.job_from_row),
-    store.ListQueues: _each(rows.group_count_from_row),
-    store.ListTasks: _each(rows.group_count_from_row),
-    store.ListLocks: _each(rows.group_count_from_row),
-    store.ListEvents: _each(rows.event_from_row),
-    store.ListWorkers: _each(rows.worker_from_row),
-    store.GetJobStatus: _status,
-    store.CancelJob: _is_something,
-    store.RetryJob: _nothing,
-    store.FinishJob: _nothing,
-    store.ListStalledJobs: _each(rows.job_from_row),
-    store.DeleteOldJobs: rows.deleted_from_rows,
-    store.CheckConnection: _is_something,
+    verbs.DeferPeriodicJob: _value,
+    verbs.RegisterWorker: _value,
+    verbs.UpdateWorkerStage: _nothing,
+    verbs.UpdateHeartbeat: _is_something,
+    verbs.UnregisterWorker: _nothing,
+    verbs.PruneStalledWorkers: _values,
+    verbs.FetchJobs: rows.fetched_from_rows,
+    verbs.HasEligibleJob: _value,
+    verbs.FinishJobs: _each(rows.finished_from_row),
+    verbs.ReleaseJobs: _each(rows.finished_from_row),
+    verbs.ListJobsToAbort: _values,
+    verbs.AdoptJobs: _values,
+    verbs.AdoptOrphans: _each(rows.orphan_from_row),
+    management.ListJobs: _each(rows.job_from_row),
+    management.ListQueues: _each(rows.group_count_from_row),
+    management.ListTasks: _each(rows.group_count_from_row),
+    management.ListLocks: _each(rows.group_count_from_row),
+    management.ListEvents: _each(rows.event_from_row),
+    management.ListWorkers: _each(rows.worker_from_row),
+    management.GetJobStatus: _status,
+    management.CancelJob: _is_something,
+    management.RetryJob: _nothing,
+    management.FinishJob: _nothing,
+    management.ListStalledJobs: _each(rows.job_from_row),
+    management.DeleteOldJobs: rows.deleted_from_rows,
+    management.CheckConnection: _is_something,
 }
 
 

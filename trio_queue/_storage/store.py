@@ -25,14 +25,8 @@ from trio_queue._storage.schema_state import STATE_QUERY
 from trio_queue._storage.senders import send, send_async
 from trio_queue._storage.session import set_up_async
 from trio_queue._storage.statements import statement_of
-from trio_queue.store import (
-    Heartbeat,
-    Notifications,
-    Outages,
-    UnregisterWorker,
-    UpdateHeartbeat,
-    Verb,
-)
+from trio_queue.store import Heartbeat, Notifications, Outages
+from trio_queue.verbs import UnregisterWorker, UpdateHeartbeat, Verb
 
 R = TypeVar("R")
 

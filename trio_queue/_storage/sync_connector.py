@@ -24,7 +24,8 @@ from trio_queue._storage.session import set_up
 from trio_queue._storage.statements import statement_of
 from trio_queue.connector import BaseConnector
 from trio_queue.exceptions import AppNotOpen, ConnectorException, SyncConnectorConfigurationError
-from trio_queue.store import JobStore, Verb
+from trio_queue.store import JobStore
+from trio_queue.verbs import Verb
 
 R = TypeVar("R")
 

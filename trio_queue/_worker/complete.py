@@ -15,7 +15,7 @@ from trio_queue._worker.running import RunningJob, RunningJobs
 from trio_queue._worker.shutdown import Shutdown
 from trio_queue.completion import without_retry
 from trio_queue.exceptions import OutcomesNotWritten
-from trio_queue.store import Finished, FinishJobs
+from trio_queue.verbs import Finished, FinishJobs
 
 
 class Completer:

@@ -11,7 +11,8 @@ import trio
 
 from trio_queue.exceptions import ConnectorException
 from trio_queue.log import Action, fields
-from trio_queue.store import JobStore, Verb
+from trio_queue.store import JobStore
+from trio_queue.verbs import Verb
 
 R = TypeVar("R")
 

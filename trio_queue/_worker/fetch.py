@@ -18,7 +18,7 @@ from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.completion import RELEASED
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.jobs import AbortReason, Job, Status
-from trio_queue.store import FetchJobs, HasEligibleJob, Verb
+from trio_queue.verbs import FetchJobs, HasEligibleJob, Verb
 
 R = TypeVar("R")
 

@@ -12,7 +12,8 @@ from trio_queue._worker.lease import Lease
 from trio_queue._worker.options import Options
 from trio_queue._worker.running import RunningJobs
 from trio_queue.exceptions import TrioQueueException
-from trio_queue.store import AbortRequested, JobInserted, ListJobsToAbort, Missed, Notifications
+from trio_queue.store import AbortRequested, JobInserted, Missed, Notifications
+from trio_queue.verbs import ListJobsToAbort
 
 
 class Ear:

@@ -21,9 +21,9 @@ from trio_queue._worker.shutdown import Shutdown
 from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.jobs import AbortReason
 from trio_queue.log import Action, fields
-from trio_queue.store import (
+from trio_queue.store import Heartbeat
+from trio_queue.verbs import (
     AdoptJobs,
-    Heartbeat,
     RegisterWorker,
     ReleaseJobs,
     UnregisterWorker,

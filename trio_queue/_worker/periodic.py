@@ -11,7 +11,7 @@ from trio_queue.exceptions import AlreadyEnqueued, TrioQueueException
 from trio_queue.job_context import WorkerOwner
 from trio_queue.log import Action, fields
 from trio_queue.periodic import MAX_DELAY, PeriodicKey, PeriodicTask
-from trio_queue.store import DeferPeriodicJob
+from trio_queue.verbs import DeferPeriodicJob
 
 #: Seconds: the longest sleep, so that a clock that was set is noticed within a minute.
 LONGEST_SLEEP = 60.0

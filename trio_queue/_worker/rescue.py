@@ -26,7 +26,7 @@ from trio_queue.exceptions import TrioQueueException, WorkerGone
 from trio_queue.job_context import WorkerOwner
 from trio_queue.jobs import Status
 from trio_queue.log import Action, fields
-from trio_queue.store import AdoptOrphans, Finished, FinishJobs, Orphan
+from trio_queue.verbs import AdoptOrphans, Finished, FinishJobs, Orphan
 
 #: Seconds until a heartbeat has noticed the end of an outage: it tries every second, and connects.
 HEARTBEAT_RETURNS = 3.0

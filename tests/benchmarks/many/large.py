@@ -17,7 +17,8 @@ import trio
 import trio_queue
 from tests.benchmarks.many.costs import Run
 from tests.benchmarks.peers import Bench
-from trio_queue.store import FetchJobs, JobStore, RegisterWorker
+from trio_queue.store import JobStore
+from trio_queue.verbs import FetchJobs, RegisterWorker
 
 QUEUES = [f"queue {number}" for number in range(1_000)]
 ROOT = Path(__file__).parents[3]
