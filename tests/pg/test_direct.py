@@ -139,6 +139,25 @@ async def test_what_is_no_longer_prepared_is_sent_all_the_same(
     assert await echo(connection) == ["trio_queue_echo"]
 
 
+@pytest.mark.parametrize(
+    "in_the_way", ["DEALLOCATE trio_queue_one", "PREPARE trio_queue_echo AS SELECT 1"]
+)
+async def test_one_that_is_prepared_though_nobody_knows_is_made_anew(
+    connection: TrioConnection, in_the_way: str
+) -> None:
+    one = Command(b"trio_queue_one", b"SELECT 1")
+    connection.prepare_threshold = 0
+    await execute_async(connection, one, [], ADAPTERS)
+    if in_the_way.startswith("DEALLOCATE"):
+        await echo(connection)
+    await connection.execute(in_the_way.encode(), prepare=False)
+    # With one gone, the others are taken for gone.
+    assert await execute_async(connection, one, [], ADAPTERS) == [(1,)]
+    await echo(connection)
+    assert "trio_queue_echo" in await echo(connection)
+    await assert_usable(connection)
+
+
 async def test_a_plan_whose_result_changed_is_made_anew(connection: TrioConnection) -> None:
     connection.prepare_threshold = 1
     await connection.execute("CREATE TABLE t (i int)")

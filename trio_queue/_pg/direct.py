@@ -9,6 +9,7 @@ runs: sync, asyncio's and Trio's, with its answer to a cancel.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,12 @@ import psycopg
 import trio
 from psycopg import pq
 from psycopg.adapt import AdaptersMap, Transformer
-from psycopg.errors import FeatureNotSupported, InvalidSqlStatementName, error_from_result
+from psycopg.errors import (
+    DuplicatePreparedStatement,
+    FeatureNotSupported,
+    InvalidSqlStatementName,
+    error_from_result,
+)
 from psycopg.waiting import Ready, Wait
 
 from trio_queue._pg.connection import TrioConnection
@@ -169,18 +175,30 @@ class _Session:
                 raise
             self._prepared.clear()
             self._runs.clear()
+        except DuplicatePreparedStatement:
+            # It is there and we do not know of it: only another was gone just now, or the DEALLOCATE below was cancelled.
+            # (Behind a pooler it may be another client's, which notices.)
+            if pgconn.transaction_status != IDLE:
+                raise
+            yield from self._forget(pgconn, name)
         except FeatureNotSupported:
             # "cached plan must not change result type": the table or the function was altered. (Or another feature, and
             # then it is said again below.)
             if pgconn.transaction_status != IDLE or name not in self._prepared:
                 raise
-            self._prepared.discard(name)
-            self._runs.pop(name, None)
-            pgconn.send_query_params(b"DEALLOCATE " + name, None)
-            yield from get_result(pgconn)
-        # Neither has done anything: in autocommit mode it was rolled back.
+            yield from self._forget(pgconn, name)
+        # None of these has done anything: in autocommit mode it was rolled back.
         pgconn.send_query_params(command.text, parameters)
         return (yield from get_result(pgconn))
+
+    def _forget(self, pgconn: PGconn, name: bytes) -> PQGen[None]:
+        """Prepare it anew after as many runs as at first."""
+        self._prepared.discard(name)
+        self._runs.pop(name, None)
+        pgconn.send_query_params(b"DEALLOCATE " + name, None)
+        # Not there: a pooler gave us another session.
+        with suppress(InvalidSqlStatementName):
+            yield from get_result(pgconn)
 
     def _is_due(self, name: bytes, threshold: int | None) -> bool:
         """Whether it is to be prepared now. A run of its own counts."""
