@@ -13,7 +13,9 @@ import psycopg_pool
 import pytest
 import trio
 from psycopg import sql
+from psycopg.rows import dict_row
 
+from tests.colours import Run, in_both_loops
 from trio_queue._storage.connector import PsycopgConnector
 from trio_queue._storage.sync_connector import SyncPsycopgConnector
 from trio_queue.connector import BaseConnector
@@ -221,12 +223,15 @@ async def test_scripts_of_several_statements(database: str) -> None:
 async def test_what_connections_are_set_to(queue_database: str) -> None:
     asked = (
         "SELECT current_setting('default_transaction_isolation'),"
-        " current_setting('application_name'), current_setting('TimeZone')"
+        " current_setting('application_name'), current_setting('TimeZone'),"
+        " current_setting('DateStyle'), current_setting('client_encoding')"
     )
     with psycopg.connect(queue_database, autocommit=True) as admin:
         name = sql.Identifier(admin.info.dbname)
         for setting in (
             "TimeZone = 'Asia/Tokyo'",
+            "DateStyle = 'SQL, DMY'",
+            "client_encoding = 'LATIN1'",
             "default_transaction_isolation = 'serializable'",
         ):
             admin.execute(
@@ -234,7 +239,7 @@ async def test_what_connections_are_set_to(queue_database: str) -> None:
             )
     connector = PsycopgConnector(conninfo=queue_database, configure=set_work_mem)
     await connector.open_async()
-    expected = [("read committed", "trio_queue", "UTC")]
+    expected = [("read committed", "trio_queue", "UTC", "ISO, DMY", "UTF8")]
     assert await connector.fetch_async(asked) == expected
     assert await connector.fetch_async("SELECT current_setting('work_mem')") == [("3MB",)]
     assert await trio.to_thread.run_sync(connector.fetch, asked) == expected
@@ -244,6 +249,22 @@ async def test_what_connections_are_set_to(queue_database: str) -> None:
     await named.open_async()
     assert (await named.fetch_async(asked))[0][1] == "mine"
     await named.close_async()
+
+
+@in_both_loops
+def test_rows_are_tuples_to_us_whatever_they_are_to_the_user(run: Run, queue_database: str) -> None:
+    connector = PsycopgConnector(conninfo=queue_database, kwargs={"row_factory": dict_row})
+
+    async def main() -> None:
+        await connector.open_async()
+        assert await connector.fetch_async("SELECT 1") == [(1,)]
+        assert await connector.run_async(JOB) == [1]
+        await connector.close_async()
+
+    run(main)
+    connector.open()
+    assert connector.fetch("SELECT 1") == [(1,)]
+    connector.close()
 
 
 async def set_work_mem(connection: psycopg.AsyncConnection[Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 import psycopg
+import psycopg_pool
 import pytest
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
@@ -231,20 +232,32 @@ def test_our_connections_need_no_cursor(queue_database: str) -> None:
     assert count(queue_database) == 3 * OFTEN
 
 
-@pytest.mark.parametrize(
-    "keywords",
-    [
-        {"prepare_threshold": None},
-        {"client_encoding": "LATIN1"},
-        {"options": "-c DateStyle=German"},
-    ],
-    ids=str,
-)
-def test_where_a_cursor_is_needed_nothing_of_ours_is_prepared(
-    queue_database: str, keywords: dict[str, Any]
-) -> None:
+def test_where_nothing_is_to_be_prepared_nothing_is(queue_database: str) -> None:
+    keywords = {"prepare_threshold": None}
     assert in_trio_and_asyncio(queue_database, kwargs=keywords) == [[], []]
     assert in_sync_code(queue_database, kwargs=keywords) == []
+    assert count(queue_database) == 3 * OFTEN
+
+
+@pytest.mark.parametrize(
+    "keywords", [{"client_encoding": "LATIN1"}, {"options": "-c DateStyle=German"}], ids=str
+)
+def test_where_texts_or_moments_look_different_a_cursor_does_it(
+    queue_database: str, keywords: dict[str, Any]
+) -> None:
+    # Ours are set to what we read.
+    ours = [("trio_queue_defer_jobs",)]
+    assert in_trio_and_asyncio(queue_database, kwargs=keywords) == [ours, ours]
+    keywords["autocommit"] = True
+    connector = SyncPsycopgConnector()
+    with psycopg_pool.ConnectionPool(
+        queue_database, kwargs=keywords, min_size=1, max_size=1
+    ) as pool:
+        connector.open(pool)
+        for number in range(OFTEN):
+            connector.run(DeferJobs([Job(task_name="t", task_kwargs={"a": number})]))
+        assert connector.fetch(PREPARED) == []
+        connector.close()
     assert count(queue_database) == 3 * OFTEN
 
 

@@ -26,7 +26,12 @@ from trio_queue._storage.loops import (
 from trio_queue._storage.parameters import Parameters, resolve_async, without_address
 from trio_queue._storage.pools import OpenPool, Pools, pool_sizes
 from trio_queue._storage.schema_state import check_usable
-from trio_queue._storage.senders import Statement, send_async, send_on_callers_async
+from trio_queue._storage.senders import (
+    Statement,
+    plain_cursor_async,
+    send_async,
+    send_on_callers_async,
+)
 from trio_queue._storage.session import set_up_async
 from trio_queue._storage.statements import statement_of
 from trio_queue._storage.store import PostgresJobStore
@@ -300,7 +305,8 @@ class PsycopgConnector(BaseConnector):
     async def _fetch_over_pool(self, text: str, parameters: Any) -> Sequence[tuple[Any, ...]]:
         with translated(self._address):
             async with self._pools.require().connection() as connection:
-                cursor = await connection.execute(text.encode(), parameters)
+                cursor = plain_cursor_async(connection)
+                await cursor.execute(text.encode(), parameters)
                 while cursor.nextset():
                     pass
                 return await cursor.fetchall() if cursor.description else []

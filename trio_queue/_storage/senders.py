@@ -143,7 +143,7 @@ def _execute_by_cursor(
     needs_block = _needs_block(connection, statement)
     with (
         connection.transaction() if needs_block else contextlib.nullcontext(),
-        _cursor(connection) as cursor,
+        plain_cursor(connection) as cursor,
     ):
         _set_readers(cursor.adapters, loads)
         for parameters in statement.each_time():
@@ -159,7 +159,7 @@ async def _execute_by_cursor_async(
     needs_block = _needs_block(connection, statement)
     async with (
         connection.transaction() if needs_block else contextlib.nullcontext(),
-        _async_cursor(connection) as cursor,
+        plain_cursor_async(connection) as cursor,
     ):
         _set_readers(cursor.adapters, loads)
         for parameters in statement.each_time():
@@ -249,8 +249,8 @@ def _begins_with_us(connection: psycopg.Connection[Any] | psycopg.AsyncConnectio
     )
 
 
-def _cursor(connection: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
-    """A cursor for our placeholders, whatever factories the caller's connection has."""
+def plain_cursor(connection: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ...]]:
+    """A cursor for our placeholders and of tuples, whatever factories the connection has."""
     kind = connection.cursor_factory
     if issubclass(kind, psycopg.ClientCursor):
         # Chosen because a pooler in between cannot bind on the server.
@@ -258,9 +258,10 @@ def _cursor(connection: psycopg.Connection[Any]) -> psycopg.Cursor[tuple[Any, ..
     return psycopg.Cursor(connection, row_factory=tuple_row)
 
 
-def _async_cursor(
+def plain_cursor_async(
     connection: psycopg.AsyncConnection[Any],
 ) -> psycopg.AsyncCursor[tuple[Any, ...]]:
+    """See `plain_cursor`."""
     if isinstance(connection, TrioConnection):
         return TrioCursor(connection, row_factory=tuple_row)
     if issubclass(connection.cursor_factory, psycopg.AsyncClientCursor):

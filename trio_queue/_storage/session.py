@@ -11,16 +11,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from trio_queue.exceptions import ConnectorException
 
 # Under REPEATABLE READ a claim and the deletion of its worker could miss each other. In another zone the last moment there is
-# would be read as one of the year 10,000; PgBouncer keeps each client's zone apart, so that one may be set behind it too.
+# would be read as one of the year 10,000, moments in another style cannot be read at all, and of a SQL_ASCII database texts come
+# as bytes; PgBouncer keeps each client's values of these apart, so that they may be set behind it too.
 _SET_UP = """
 SELECT pg_backend_pid() = {pid}, current_setting('default_transaction_isolation'),
        CASE WHEN current_setting('default_transaction_isolation') <> 'read committed' AND pg_backend_pid() = {pid}
             THEN set_config('default_transaction_isolation', 'read committed', false) END,
-       CASE WHEN current_setting('TimeZone') <> 'UTC' THEN set_config('TimeZone', 'UTC', false) END
+       CASE WHEN current_setting('TimeZone') <> 'UTC' THEN set_config('TimeZone', 'UTC', false) END,
+       CASE WHEN current_setting('DateStyle') NOT LIKE 'ISO%' THEN set_config('DateStyle', 'ISO', false) END,
+       CASE WHEN current_setting('client_encoding') <> 'UTF8' THEN set_config('client_encoding', 'UTF8', false) END
 """
 
 
@@ -34,7 +38,7 @@ def set_up(connection: psycopg.Connection[Any], *, may_prepare: bool = False) ->
     Raises:
         ConnectorException: The server's default isolation is not the one we need, and cannot be set.
     """
-    cursor = psycopg.ClientCursor(connection).execute(_question(connection))
+    cursor = psycopg.ClientCursor(connection, row_factory=tuple_row).execute(_question(connection))
     return _understand(connection, cursor.fetchall()[0], may_prepare=may_prepare)
 
 
@@ -42,7 +46,8 @@ async def set_up_async(
     connection: psycopg.AsyncConnection[Any], *, may_prepare: bool = False
 ) -> bool:
     """Set a new connection up. See `set_up`."""
-    cursor = await connection.execute(_question(connection), prepare=False)
+    cursor = connection.cursor(row_factory=tuple_row)
+    await cursor.execute(_question(connection), prepare=False)
     return _understand(connection, (await cursor.fetchall())[0], may_prepare=may_prepare)
 
 

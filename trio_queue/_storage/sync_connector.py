@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import psycopg
 import psycopg_pool
+from psycopg.rows import tuple_row
 
 from trio_queue import utils
 from trio_queue._storage.checking import Checks
@@ -140,7 +141,7 @@ class SyncPool:
     def execute(self, text: str, parameters: Any = None) -> Sequence[tuple[Any, ...]]:
         """Send SQL, of several statements where there are no parameters; the last one's rows."""
         with translated(self._address), self._require().connection() as connection:
-            cursor = psycopg.Cursor(connection)
+            cursor = psycopg.Cursor(connection, row_factory=tuple_row)
             cursor.execute(text.encode(), parameters)
             while cursor.nextset():
                 pass
