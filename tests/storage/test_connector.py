@@ -267,6 +267,27 @@ def test_rows_are_tuples_to_us_whatever_they_are_to_the_user(run: Run, queue_dat
     connector.close()
 
 
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Lima", "UTC"])
+def test_moments_are_read_in_utc_over_the_users_connections_too(
+    queue_database: str, zone: str, autocommit: bool
+) -> None:
+    moments = [
+        datetime.datetime(2000, 1, 2, 3, 4, 5, 6, datetime.UTC),
+        datetime.datetime.min.replace(tzinfo=datetime.UTC),
+        datetime.datetime.max.replace(tzinfo=datetime.UTC),
+    ]
+    kwargs = {"autocommit": autocommit, "options": f"-c TimeZone={zone}"}
+    connector = PsycopgConnector()
+    with psycopg_pool.ConnectionPool(queue_database, kwargs=kwargs, min_size=1) as pool:
+        connector.open(pool)
+        connector.run(DeferJobs([Job(task_name="t", scheduled_at=moment) for moment in moments]))
+        found = [job.scheduled_at for job in connector.run(ListJobs())]
+        connector.close()
+    assert found == moments
+    assert {moment.tzinfo for moment in found if moment} == {datetime.UTC}
+
+
 async def set_work_mem(connection: psycopg.AsyncConnection[Any]) -> None:
     await connection.execute("SET work_mem = '3MB'")
 
