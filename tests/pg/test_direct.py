@@ -139,22 +139,25 @@ async def test_what_is_no_longer_prepared_is_sent_all_the_same(
     assert await echo(connection) == ["trio_queue_echo"]
 
 
-@pytest.mark.parametrize(
-    "in_the_way", ["DEALLOCATE trio_queue_one", "PREPARE trio_queue_echo AS SELECT 1"]
-)
-async def test_one_that_is_prepared_though_nobody_knows_is_made_anew(
-    connection: TrioConnection, in_the_way: str
+async def test_one_that_is_prepared_though_it_was_taken_for_gone_is_made_anew(
+    connection: TrioConnection,
 ) -> None:
     one = Command(b"trio_queue_one", b"SELECT 1")
     connection.prepare_threshold = 0
     await execute_async(connection, one, [], ADAPTERS)
-    if in_the_way.startswith("DEALLOCATE"):
-        await echo(connection)
-    await connection.execute(in_the_way.encode(), prepare=False)
+    await echo(connection)
+    await connection.execute(b"DEALLOCATE trio_queue_one", prepare=False)
     # With one gone, the others are taken for gone.
     assert await execute_async(connection, one, [], ADAPTERS) == [(1,)]
-    await echo(connection)
+    assert await echo(connection) == []
     assert "trio_queue_echo" in await echo(connection)
+
+
+async def test_one_that_somebody_else_prepared_is_not_touched(connection: TrioConnection) -> None:
+    connection.prepare_threshold = 0
+    await connection.execute(b"PREPARE trio_queue_echo AS SELECT 1", prepare=False)
+    with pytest.raises(errors.DuplicatePreparedStatement):
+        await echo(connection)
     await assert_usable(connection)
 
 

@@ -132,10 +132,12 @@ class _Context:
 class _Session:
     """What is known of a connection: what is prepared on it, and what reads its rows."""
 
-    __slots__ = ("_prepared", "_runs", "_transformers")
+    __slots__ = ("_ours", "_prepared", "_runs", "_transformers")
 
     def __init__(self) -> None:
         self._prepared: set[bytes] = set()
+        #: What has ever been prepared here by us.
+        self._ours: set[bytes] = set()
         #: Of what is not prepared.
         self._runs: dict[bytes, int] = {}
         self._transformers: dict[AdaptersMap, abc.Transformer] = {}
@@ -167,6 +169,7 @@ class _Session:
                 pgconn.send_prepare(name, command.text)
                 yield from get_result(pgconn)
                 self._prepared.add(name)
+                self._ours.add(name)
             pgconn.send_query_prepared(name, parameters)
             return (yield from get_result(pgconn))
         except InvalidSqlStatementName:
@@ -176,9 +179,8 @@ class _Session:
             self._prepared.clear()
             self._runs.clear()
         except DuplicatePreparedStatement:
-            # It is there and we do not know of it: only another was gone just now, or the DEALLOCATE below was cancelled.
-            # (Behind a pooler it may be another client's, which notices.)
-            if pgconn.transaction_status != IDLE:
+            # It is still there: when another was gone it was taken for gone, too, or the DEALLOCATE below was cancelled.
+            if pgconn.transaction_status != IDLE or name not in self._ours:
                 raise
             yield from self._forget(pgconn, name)
         except FeatureNotSupported:
