@@ -248,6 +248,20 @@ async def test_a_session_that_the_server_ends_leaves_nothing(
     assert await fetch_value(admin, "SELECT count(*) FROM t") == 0
 
 
+@pytest.mark.usefixtures("table")
+async def test_a_session_that_had_ended_before_tells_why(
+    database: str, admin: TrioConnection
+) -> None:
+    # More than the wire holds, so that a write fails before anything is read.
+    large = (part for part in [[b"1", b"x" * 4_000_000]] * 3)
+    command = Command(b"large", b"SELECT $1::int, length($2::text)")
+    with psycopg.connect(database, autocommit=True) as connection:
+        await terminate(admin, connection.info.backend_pid)
+        with pytest.raises(errors.AdminShutdown):
+            execute_in_turn(connection, command, large, ADAPTERS)
+        assert connection.closed
+
+
 # -- cancelled --------------------------------------------------------------------------------------
 
 
