@@ -303,7 +303,7 @@ class Worker:
             # A job is in our hands until its row is written: leaving the services would lose it.
             await self._running.wait_none()
             services.cancel_scope.cancel(reason="every job has ended and every row is written")
-        self._error = runner.exit or completer.error
+        self._error = runner.exit or completer.error or runner.error
 
     async def _conduct(self, intake: trio.CancelScope) -> None:
         """DRAINING closes the intake, ABORTING asks the jobs to give up; a service."""
@@ -347,4 +347,4 @@ class Worker:
     def _changed(self, change: Change) -> None:
         if change.before is Stage.STARTING and change.after is Stage.STOPPED:
             self._life.cancel(reason=change.who)
-        self._stages.changed(change, self.worker_id)
+        self._supervisor.call("the log of its stages", self._stages.changed, change, self.worker_id)

@@ -351,3 +351,52 @@ async def test_a_log_handler_that_raises_does_not_end_the_writing(
         logger.removeFilter(refuse)
         logger.setLevel(logging.NOTSET)
     assert connector.statuses == ["succeeded"] * 2
+
+
+class Undecided(BaseRetryStrategy):
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        raise LookupError(job.id) from exception
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Task was not found",
+        "retry strategy",
+        "RUNNING",
+        "DRAINING",
+        "ABORTING",
+        "STOPPED",
+        "failed",
+    ],
+)
+async def test_whatever_line_a_log_handler_raises_at_the_worker_ends_and_its_rows_are_written(
+    app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock, said: str
+) -> None:
+    def refuse(record: logging.LogRecord) -> bool:
+        if said.lower() in record.getMessage().lower():
+            raise ZeroDivisionError("a bug in a filter of the user's")
+        return True
+
+    @app.task(name="undecided", retry=Undecided())
+    async def undecided() -> None:
+        raise ValueError
+
+    @app.task(name="exits")
+    async def exits() -> None:
+        await trio.sleep(1)
+        raise SystemExit(3)
+
+    logger = logging.getLogger("trio_queue.worker.worker")
+    logger.addFilter(refuse)
+    logger.setLevel(logging.INFO)
+    try:
+        await app.configure_task("nowhere").defer_async()
+        await defer(undecided)
+        await defer(exits)
+        with trio.fail_after(100), pytest.raises((ZeroDivisionError, SystemExit)):
+            await work(app, concurrency=3)
+    finally:
+        logger.removeFilter(refuse)
+        logger.setLevel(logging.NOTSET)
+    assert "doing" not in connector.statuses

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import Context
 from functools import partial
 from typing import Any
@@ -67,6 +67,8 @@ class Runner:
         self._none_hosted = trio.Event()
         #: The first KeyboardInterrupt or SystemExit that a job raised: the worker raises it.
         self.exit: BaseException | None = None
+        #: The first error of a log handler: the worker raises it, too.
+        self.error: Exception | None = None
 
     def start(self, jobs: trio.Nursery, context: Context, running: RunningJob) -> None:
         """Start a job that has been given a place.
@@ -188,12 +190,22 @@ class Runner:
         )
         if name not in self._unknown_tasks:  # once a name: a queue may be full of them
             self._unknown_tasks.add(name)
-            self._logger.error(
-                "Task was not found: %s",
-                error,
-                extra=fields(Action.TASK_NOT_FOUND, task=name, job=running.job.log_context()),
-            )
+            with self._saying():
+                self._logger.error(
+                    "Task was not found: %s",
+                    error,
+                    extra=fields(Action.TASK_NOT_FOUND, task=name, job=running.job.log_context()),
+                )
         return Raised(error)
+
+    @contextmanager
+    def _saying(self) -> Generator[None]:
+        """A log handler that raises stops the worker, not the job: its outcome is still to be written."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever it raises, the worker raises it at its end
+            self.error = self.error or error
+            self._shutdown.stop(f"the log of a job failed: {error!r}")
 
     def _notice_exit(self, running: RunningJob, error: BaseException) -> None:
         exits = [e for e in leaves(error) if isinstance(e, (KeyboardInterrupt, SystemExit))]
@@ -230,11 +242,12 @@ class Runner:
                 )
             except BaseException as error:
                 self._notice_exit(running, error)
-                self._logger.exception(
-                    "The retry strategy of %s raised: the job is not retried",
-                    job.call_string,
-                    extra=fields(Action.RETRY_STRATEGY_ERROR, job=job.log_context()),
-                )
+                with self._saying():
+                    self._logger.exception(
+                        "The retry strategy of %s raised: the job is not retried",
+                        job.call_string,
+                        extra=fields(Action.RETRY_STRATEGY_ERROR, job=job.log_context()),
+                    )
                 more = STRATEGY_RAISED
             else:
                 return because(completion, more) if completion and more else completion

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import ParamSpec
 
 import trio
 
 from trio_queue._worker.shutdown import Shutdown
 from trio_queue.log import Action, fields
+
+P = ParamSpec("P")
 
 
 class Supervisor:
@@ -25,11 +28,28 @@ class Supervisor:
         """Run a service until it ends or is cancelled. Never raises, but for the cancel."""
         try:
             await service()
-        except Exception as error:
-            self.error = self.error or error
-            self._logger.exception(
-                "The worker's service %s failed and cannot recover: the worker stops",
-                name,
-                extra=fields(Action.SERVICE_FAILED, service=name),
-            )
-            self._shutdown.stop(f"its service {name} failed: {error}")
+        except Exception as error:  # noqa: BLE001 - it is recorded, and raised at the worker's end
+            self._fail(f"its service {name} failed: {error}", error)
+            self.call("the log", self._say_failed, name, error)
+
+    def call(
+        self, name: str, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Call what may raise because a log handler does: what has happened has happened, and whoever caused it goes on."""
+        try:
+            function(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the worker raises it at its end
+            self._fail(f"{name} failed: {error!r}", error)
+
+    def _say_failed(self, name: str, error: Exception) -> None:
+        self._logger.error(
+            "The worker's service %s failed and cannot recover: the worker stops",
+            name,
+            extra=fields(Action.SERVICE_FAILED, service=name),
+            exc_info=error,
+        )
+
+    def _fail(self, who: str, error: Exception) -> None:
+        """Record an error, which the worker raises at its end, and ask for a stop."""
+        self.error = self.error or error
+        self._shutdown.stop(who)
