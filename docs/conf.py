@@ -48,7 +48,10 @@ nitpick_ignore_regex = [
         r"py:.*",
         r"(trio_queue\.\w+\.)?(P|R|T|Args|Flavor|JSONValue|JSONDict|RetryValue|KeywordArgumentsOnly|WorkerOptions|Binaries|ServerState)",
     ),
-    (r"py:.*", r"trio_queue\.(store|verbs|management|owners|job_context|utils|embedded\.\w+)\.[A-Z]\w+"),
+    (
+        r"py:.*",
+        r"trio_queue\.(store|verbs|management|owners|job_context|utils|embedded\.\w+)\.[A-Z]\w+",
+    ),
 ]
 
 myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]

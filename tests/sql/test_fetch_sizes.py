@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sql.table import Connection, claimed, connect, fetch, register, rows, tried, value
+from tests.sql.table import (
+    Connection,
+    claimed,
+    connect,
+    fetch,
+    notified,
+    register,
+    rows,
+    tried,
+    value,
+)
 from trio_queue._storage.queries import query
 
 AT_ONCE = query("fetch_jobs")
@@ -98,6 +108,23 @@ def test_beside_an_open_claim_what_it_left_for_its_size_is_taken(
         following = fetch(second, worker, 80, max_bytes=60_000)
         assert len(following) > 1
         assert taken + following == every[: len(taken) + len(following)]
+
+
+@pytest.mark.parametrize(("max_bytes", "is_told"), [(20_000, True), (10**7, False)])
+def test_whoever_rests_is_told_of_what_a_claim_locked_and_let_go(
+    connection: Connection, second: Connection, kind: str | None, max_bytes: int, is_told: bool
+) -> None:
+    worker = register(connection)
+    fill_sized(connection, "mixed", "as it is", kind)
+    second.execute('LISTEN "procrastinate_queue_v1#q"')
+    second.execute("LISTEN procrastinate_any_queue_v1")
+    list(notified(second))  # of what was inserted before
+    taken = fetch(connection, worker, 40, max_bytes=max_bytes)
+    assert (len(taken) < 40) is is_told
+    second.execute("SELECT 1")  # its answer comes after all that was notified before
+    channels = {channel for channel, _ in notified(second)}
+    told = {"procrastinate_queue_v1#q", "procrastinate_any_queue_v1"}
+    assert channels == (told if is_told else set())
 
 
 def test_workers_of_an_older_version_are_not_bound_by_size(connection: Connection) -> None:

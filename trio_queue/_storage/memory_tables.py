@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 from trio_queue._storage.encoding import Dumps, Loads, as_stored, check_job, encode_args
@@ -119,9 +119,7 @@ class Tables:
             if row["scheduled_at"] is not None:
                 self.write_event(row["id"], "scheduled", at=row["scheduled_at"])
             self.write_event(row["id"], "deferred")
-        self._news += [
-            News(queue, JobInserted()) for queue in sorted({row["queue_name"] for row in rows})
-        ]
+        self.tell_waiting(rows)
         return [row["id"] for row in rows]
 
     def update_job(
@@ -255,6 +253,12 @@ class Tables:
         self._undo.append(lambda: setattr(self, "orphans", before))
 
     # -- news -----------------------------------------------------------------------------------
+
+    def tell_waiting(self, rows: Sequence[JobRow]) -> None:
+        """News of jobs that wait: one for each of their queues."""
+        self._news += [
+            News(queue, JobInserted()) for queue in sorted({row["queue_name"] for row in rows})
+        ]
 
     def _tell_ready(self, row: JobRow, before: JobRow) -> None:
         """News of jobs that wait although nobody inserted them: this one, or its lock's next."""

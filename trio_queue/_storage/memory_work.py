@@ -124,6 +124,8 @@ def fetch_jobs(verb: verbs.FetchJobs, tables: Tables) -> verbs.Fetched:
         raise WorkerGone
     for row in rows:
         tables.update_job(row, status="doing", worker_id=verb.worker_id)
+    # On PostgreSQL they were locked for a moment, and whoever looked then found nothing.
+    tables.tell_waiting(startable[len(rows) :])
     jobs = [to_job(row) for row in rows]
     if jobs and (len(rows) < len(startable) or len(rows) == verb.limit):
         return verbs.Fetched(jobs, found_all=False)

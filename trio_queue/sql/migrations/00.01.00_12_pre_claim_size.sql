@@ -38,8 +38,8 @@ END $$;
 -- Of max_bytes: a thousand jobs of 1 MB in one answer are several GB in the worker. What a column takes is cheap to ask for, but it is
 -- the size as it is stored: a megabyte of zeros takes 12 KB. So what is stored compressed counts 255-fold at first, more than either
 -- method saves; only where that is too much it is looked at closely. The jobs are locked by then: what is not wanted of them is let
--- go by undoing the block, and the walk is made again for so many as fit. (A worker then asks for few until they are small again:
--- for those 2 ms another one finds nothing there.)
+-- go by undoing the block, and the walk is made again for so many as fit. Another worker that looked meanwhile found nothing: it is
+-- told. (A worker then asks for few until they are small again.)
 --
 -- The UPDATE names columns that it leaves as they are. Else PostgreSQL, told that an index's key does not change, searches each full
 -- page of that index for old versions to remove, and in vain: they are those of this very statement. (perf: a sixth of all.) What is
@@ -65,6 +65,7 @@ DECLARE
     is_plain boolean := false;
     most int := greatest(n, 0);
     within bigint[] := '{}';
+    let_go bigint[];
     found int;
     picked bigint[];
     bytes bigint;
@@ -127,6 +128,7 @@ BEGIN
             IF bytes > max_bytes AND cardinality(picked) > 1 AND picked <> within THEN
                 within := trio_queue_first_within_v1(picked, max_bytes);
                 IF cardinality(within) < cardinality(picked) THEN
+                    let_go := coalesce(let_go, picked);
                     RAISE SQLSTATE 'TQ001';
                 END IF;
             END IF;
@@ -156,6 +158,7 @@ BEGIN
                 IF bytes > max_bytes AND cardinality(picked) > 1 AND picked <> within THEN
                     within := trio_queue_first_within_v1(picked, max_bytes);
                     IF cardinality(within) < cardinality(picked) THEN
+                        let_go := coalesce(let_go, picked);
                         RAISE SQLSTATE 'TQ001';
                     END IF;
                 END IF;
@@ -181,6 +184,12 @@ BEGIN
                j.scheduled_at, j.attempts, j.abort_requested, j.worker_id, NULL::double precision
           FROM procrastinate_jobs j WHERE j.id = ANY (picked) ORDER BY j.priority DESC, j.id;
         GET DIAGNOSTICS found = ROW_COUNT;
+    END IF;
+    IF let_go IS NOT NULL THEN
+        -- Whoever looked while they were locked found nothing, and rests: for as long as it takes until something rings.
+        PERFORM trio_queue_notify_queues_v1(array_agg(waiting.queue_name), array_agg(waiting.id))
+           FROM (SELECT j.queue_name::text, max(j.id) AS id FROM procrastinate_jobs j
+                  WHERE j.id = ANY (let_go) AND j.status::text = 'todo' GROUP BY j.queue_name) waiting;
     END IF;
     IF found < most THEN
         next_in := trio_queue_next_scheduled_in_v1(asked);
