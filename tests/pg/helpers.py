@@ -33,7 +33,11 @@ async def assert_usable(connection: TrioConnection) -> None:
 
 
 async def wait_until(connection: TrioConnection, query: LiteralString, *params: Any) -> None:
-    """Ask the server again and again, until *query* is true."""
+    """Ask the server again and again, until *query* is true.
+
+    Not in a transaction: there `pg_stat_activity` shows until its end what it showed first.
+    """
+    assert connection.info.transaction_status.name == "IDLE"
     with trio.fail_after(PATIENCE):
         while not await fetch_value(connection, query, *params):
             pass

@@ -112,8 +112,7 @@ async def test_the_next_is_made_while_the_server_works(
 ) -> None:
     """And no more than the next: each waits for the answer to the one before the last."""
     slow = Command(b"slow", b"SELECT pg_advisory_xact_lock($1::int)::text, $1::int")
-    await admin.execute("BEGIN")
-    await admin.execute("SELECT pg_advisory_xact_lock(0)")
+    await admin.execute("SELECT pg_advisory_lock(0)")
     made: list[int] = []
 
     def numbers() -> Iterator[list[bytes | None]]:
@@ -125,7 +124,7 @@ async def test_the_next_is_made_while_the_server_works(
         await wait_until_running(admin, connection.info.backend_pid)
         await trio.testing.wait_all_tasks_blocked()
         assert made == [0, 1]
-        await admin.execute("COMMIT")
+        await admin.execute("SELECT pg_advisory_unlock(0)")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(let_go)
