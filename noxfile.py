@@ -12,7 +12,7 @@ import nox
 
 # Not uv, even where there is one: it may not know the certificates that this machine trusts.
 nox.options.default_venv_backend = "virtualenv"
-nox.options.sessions = ["tests", "lint", "typing", "docs"]
+nox.options.sessions = ["tests", "facade", "lint", "typing", "docs"]
 # A session whose interpreter is missing fails: skipped would be green.
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_existing_virtualenvs = True
@@ -131,7 +131,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """A thousand random faults, and nothing lost: `nox -s chaos -- --seed 8 --faults 1000 --minutes 10`."""
+    """A thousand random faults, and nothing lost: `nox -s chaos -- --seed 21 --faults 1000 --minutes 10`."""
     session.install("-e", ".[embedded]", *group("test"))
     session.run("python", "-m", "tests.chaos", *session.posargs)
 

@@ -107,8 +107,6 @@ def _guest_with(
         def autojump() -> None:
             if not ready:
                 jump()
-            else:  # or a call of the loop's that wakes nobody would be waited for, for ever
-                trio.lowlevel.current_trio_token().run_sync_soon(int)
 
         clock._autojump = autojump  # type: ignore[method-assign]  # pyright: ignore[reportPrivateUsage] - the same
     with (

@@ -11,6 +11,7 @@ import pytest
 
 from trio_queue import App
 from trio_queue._loops.hosted import HostedTask
+from trio_queue._loops.interrupts import Interrupts
 from trio_queue.jobs import Status
 from trio_queue.testing import InMemoryConnector
 
@@ -79,7 +80,7 @@ class Told:
 
     def start(self) -> HostedTask[None]:
         loop = asyncio.get_running_loop()
-        task = HostedTask(self.function, self.tasks.append, lambda _: None, loop)
+        task = HostedTask(self.function, self.tasks.append, lambda _: None, loop, Interrupts())
         task.start(contextvars.copy_context())
         return task
 

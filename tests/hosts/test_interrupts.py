@@ -12,7 +12,9 @@ import pytest
 
 from tests.hosts.application import Application
 from trio_queue._loops.host_queue import HostQueue
-from trio_queue._loops.interrupts import call_whole
+from trio_queue._loops.interrupts import Interrupts
+
+call_whole = Interrupts().call_whole
 
 
 def press() -> None:
@@ -163,7 +165,7 @@ def test_a_call_that_the_loop_forgot_is_made_when_somebody_waits() -> None:
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        queue = HostQueue(loop)
+        queue = HostQueue(loop, Interrupts())
         forgotten = loop.call_soon
         loop.call_soon = lambda *_, **__: None  # type: ignore[assignment]  # it forgets
         queue.soon(lambda: called.append(press))
@@ -176,6 +178,37 @@ def test_a_call_that_the_loop_forgot_is_made_when_somebody_waits() -> None:
         queue.resume()
         await asyncio.sleep(0)
         assert len(called) == 1
+
+    asyncio.run(main())
+
+
+def test_a_call_that_the_loop_did_not_forget_is_made_once() -> None:
+    """One too many would stay in the loop for as long as each asks for the next."""
+    turns: list[int] = []
+
+    async def main() -> None:
+        queue = HostQueue(asyncio.get_running_loop(), Interrupts())
+
+        def turn() -> None:
+            turns.append(len(turns))
+            queue.soon(turn)
+
+        queue.soon(turn)
+        queue.resume()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert turns == [0, 1, 2, 3, 4]
+
+    asyncio.run(main())
+
+
+def test_who_looks_for_the_handler_in_two_turns_finds_the_same() -> None:
+    async def main() -> None:
+        seen: list[Any] = []
+        call_whole(lambda: seen.append(handler()))
+        call_whole(lambda: seen.append(handler()))
+        assert seen[0] is seen[1]
+        assert seen[0] is not handler()
 
     asyncio.run(main())
 

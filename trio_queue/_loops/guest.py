@@ -23,6 +23,7 @@ from trio_queue._loops.call import Call
 from trio_queue._loops.crossing import Crossing
 from trio_queue._loops.host_queue import HostQueue
 from trio_queue._loops.hosted import HostedTask
+from trio_queue._loops.interrupts import Interrupts
 from trio_queue._loops.waking import woken_by_signals
 from trio_queue.exceptions import TrioAlreadyRuns, TrioQueueException
 from trio_queue.log import Action, fields
@@ -49,7 +50,8 @@ class Guest:
         self._error: BaseException | None = None
         self._has_ended = False
         self._thread = threading.get_ident()
-        self._queue = HostQueue(loop)
+        self._interrupts = Interrupts()
+        self._queue = HostQueue(loop, self._interrupts)
         self._nursery: trio.Nursery | None = None
         self._waiting: list[Callable[[], None]] = []
         self._crossings: set[Crossing[Any]] = set()
@@ -151,7 +153,7 @@ class Guest:
         context: contextvars.Context,
     ) -> HostedTask[T]:
         """Begin a task of the loop, for which no Trio task waits. See `HostsTrio`."""
-        task = HostedTask(function, ended, self._hosted.discard, self.loop)
+        task = HostedTask(function, ended, self._hosted.discard, self.loop, self._interrupts)
         self._hosted.add(task)
         task.start(context)
         return task

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from trio_queue._loops.interrupts import call_whole
+from trio_queue._loops.interrupts import Interrupts
 
 
 class HostQueue:
@@ -19,8 +19,11 @@ class HostQueue:
     guest then calls them by hand.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, interrupts: Interrupts) -> None:
         self._loop = loop
+        self._interrupts = interrupts
+        #: The last call that the loop was asked for.
+        self._asked: asyncio.Handle | None = None
         self._callbacks: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
         self._hooks: Any = None
 
@@ -41,22 +44,25 @@ class HostQueue:
         """Let the loop call this; from its own thread."""
         self._callbacks.put(callback)
         if not self._loop.is_closed():
-            self._loop.call_soon(self._call_next)
+            self._asked = self._loop.call_soon(self._call_next)
 
     def soon_threadsafe(self, callback: Callable[[], Any]) -> None:
         """Let the loop call this; from any thread."""
         self._callbacks.put(callback)
         # Closed at this very moment, perhaps.
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._call_next)
+            self._asked = self._loop.call_soon_threadsafe(self._call_next)
 
     def resume(self) -> None:
         """Ask the loop again for what waits here: a Ctrl-C may have ended it with such a call in its hands, and forgotten that."""
         if not self._callbacks.empty() and not self._loop.is_closed():
-            self._loop.call_soon(self._call_next)
+            if self._asked is not None:
+                # Not forgotten, it would be one too many in the loop for as long as Trio has something to do.
+                self._asked.cancel()
+            self._asked = self._loop.call_soon(self._call_next)
 
     def _call_next(self) -> None:
-        call_whole(self._call_one)
+        self._interrupts.call_whole(self._call_one)
 
     def _call_one(self) -> None:
         try:

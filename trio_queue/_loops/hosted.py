@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
-from trio_queue._loops.interrupts import call_whole
+from trio_queue._loops.interrupts import Interrupts
 
 T = TypeVar("T")
 
@@ -25,6 +25,7 @@ class HostedTask(Generic[T]):
         ended: Callable[[HostedTask[T]], None],
         let_go: Callable[[HostedTask[Any]], None],
         loop: asyncio.AbstractEventLoop,
+        interrupts: Interrupts,
     ) -> None:
         """Prepare it.
 
@@ -33,11 +34,13 @@ class HostedTask(Generic[T]):
             ended: Called once, when the task has ended, from wherever that shows.
             let_go: Called before it.
             loop: Where it runs.
+            interrupts: Those of the loop.
         """
         self._function = function
         self._ended = ended
         self._let_go = let_go
         self._loop = loop
+        self._interrupts = interrupts
         self._task: asyncio.Task[None] | None = None
         self._has_ended = False
         #: Whether it was asked to stop: a CancelledError is then the answer, else it is a stray one.
@@ -106,7 +109,7 @@ class HostedTask(Generic[T]):
             except BaseException as error:  # noqa: BLE001 - whoever is told looks at it
                 self.error = error
         finally:  # a Ctrl-C may be raised here, too
-            call_whole(self._tell)
+            self._interrupts.call_whole(self._tell)
 
     def _done(self, _: asyncio.Task[None]) -> None:
         if not self._has_ended:

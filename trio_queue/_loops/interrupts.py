@@ -27,27 +27,28 @@ _set_handler = cast("Callable[[int, Any], Any]", _signal.signal)  # pyright: ign
 
 
 class _Held:
-    """A handler of SIGINT that counts, in the place of the Runner's."""
+    """A handler of SIGINT that counts while a turn lasts, in the place of the Runner's."""
 
-    __slots__ = ("_process", "count", "handler", "is_over")
+    __slots__ = ("_count", "_process", "handler", "in_turn")
 
     def __init__(self, handler: functools.partial[Any]) -> None:
         self.handler = handler
-        self.count = 0
-        self.is_over = False
+        self.in_turn = False
+        self._count = 0
         self._process = os.getpid()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         # Somebody may have kept it, to put it back; and a process forked in a turn never sees its end.
-        if self.is_over or os.getpid() != self._process:
-            self.handler(number, frame)
+        if self.in_turn and os.getpid() == self._process:
+            self._count += 1
         else:
-            self.count += 1
+            self.handler(number, frame)
 
-    def end(self) -> None:
+    def end_turn(self) -> None:
         """From here on it passes on what comes; first what came. Raises what the Runner does."""
-        self.is_over = True
-        for _ in range(self.count):
+        self.in_turn = False
+        came, self._count = self._count, 0
+        for _ in range(came):
             self.handler(_SIGINT, None)
 
 
@@ -61,19 +62,31 @@ def _may_set() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def call_whole(function: Callable[[], object]) -> None:
-    """Call it. Where asyncio.Runner would raise a Ctrl-C that comes meanwhile, it is raised when that has returned."""
-    held = None
-    before = _get_handler(_SIGINT)
-    if _is_runners(before) and _may_set():
-        held = _Held(before)
-        _set_handler(_SIGINT, held)
-    try:
-        function()
-    finally:
-        after = _get_handler(_SIGINT)
-        # A worker that began to hear signals in an earlier turn, and ended in this one, has put back that turn's.
-        if type(after) is _Held and (after is held or after.is_over) and _may_set():
-            _set_handler(_SIGINT, after.handler)
-        if held is not None:
-            held.end()
+class Interrupts:
+    """Those of one loop. Who looks for the handler in two of its turns finds the same."""
+
+    def __init__(self) -> None:
+        self._held: _Held | None = None
+
+    def _hold(self, handler: functools.partial[Any]) -> _Held:
+        if self._held is None or self._held.handler is not handler:
+            self._held = _Held(handler)
+        return self._held
+
+    def call_whole(self, function: Callable[[], object]) -> None:
+        """Call it. Where asyncio.Runner would raise a Ctrl-C that comes meanwhile, it is raised when that has returned."""
+        held = None
+        before = _get_handler(_SIGINT)
+        if _is_runners(before) and _may_set():
+            held = self._hold(before)
+            held.in_turn = True
+            _set_handler(_SIGINT, held)
+        try:
+            function()
+        finally:
+            after = _get_handler(_SIGINT)
+            # A worker that began to hear signals in an earlier turn, and ended in this one, has put back that turn's.
+            if type(after) is _Held and (after is held or not after.in_turn) and _may_set():
+                _set_handler(_SIGINT, after.handler)
+            if held is not None:
+                held.end_turn()
