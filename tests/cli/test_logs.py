@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -99,6 +100,16 @@ def test_logging_is_as_before_when_the_command_has_ended(run: Callable[..., Resu
     before = (root.level, list(root.handlers))
     assert run("-v", "schema", "--migrations-path").exit_code == 0
     assert (root.level, list(root.handlers)) == before
+
+
+def test_without_stderr_there_is_no_log(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What starts a daemon may have closed it: Python's is None then."""
+    handlers = list(logging.getLogger().handlers)
+    monkeypatch.setattr(sys, "stderr", None)
+    with logs.logging_to_stderr(logging.INFO, logs.TEXT, "%"):
+        assert logging.getLogger().handlers == handlers
 
 
 def test_the_details_of_an_error_are_shown_when_asked_for(run: Callable[..., Result]) -> None:

@@ -94,7 +94,7 @@ def make_formatter(format: str, style: str, stream: TextIO) -> logging.Formatter
 
 @contextmanager
 def logging_to_stderr(level: int, format: str, style: str) -> Generator[None]:
-    """While the block lasts, records of this level and above go to stderr.
+    """While the block lasts, records of this level and above go to stderr; nowhere where it is closed.
 
     Args:
         level: The least level.
@@ -104,8 +104,12 @@ def logging_to_stderr(level: int, format: str, style: str) -> Generator[None]:
     Raises:
         ValueError: It is not a format of this style.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(make_formatter(format, style, sys.stderr))
+    stderr = cast("TextIO | None", sys.stderr)
+    if stderr is None:
+        yield
+        return
+    handler = logging.StreamHandler(stderr)
+    handler.setFormatter(make_formatter(format, style, stderr))
     root = logging.getLogger()
     before = root.level
     root.addHandler(handler)
