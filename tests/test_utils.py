@@ -41,7 +41,7 @@ def test_an_app_is_loaded_from_a_path(module: types.ModuleType, path: str) -> No
         (":app", "not a path"),
         ("made_for_this_test.other", "there is no 'other' in 'made_for_this_test'"),
         ("made_for_this_test:holder.other", "there is no 'other'"),
-        ("made_for_this_test:number", "is not an trio_queue.app.App but a builtins.int"),
+        ("made_for_this_test:number", "is not a trio_queue.app.App but a builtins.int"),
         ("no_such_module:app", "importing 'no_such_module' raised ModuleNotFoundError"),
         ("..app", "importing '.' raised"),
     ],
@@ -50,6 +50,13 @@ def test_what_cannot_be_loaded(module: types.ModuleType, path: str, complaint: s
     with pytest.raises(LoadFromPathError, match=complaint) as caught:
         App.from_path(path)
     assert isinstance(caught.value, ImportError)
+
+
+def test_a_module_that_would_exit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "exits_at_import.py").write_text("import sys; sys.exit(3)")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(LoadFromPathError, match="importing 'exits_at_import' raised SystemExit: 3"):
+        App.from_path("exits_at_import.app")
 
 
 def test_a_module_that_raises_is_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

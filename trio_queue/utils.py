@@ -140,7 +140,7 @@ def load_from_path(path: str, allowed_type: type[T]) -> T:
         other: object = loaded
         found = type(other)
         raise LoadFromPathError(
-            f"{path!r} is not an {allowed_type.__module__}.{allowed_type.__qualname__} "
+            f"{path!r} is not a {allowed_type.__module__}.{allowed_type.__qualname__} "
             f"but a {found.__module__}.{found.__qualname__}"
         )
     return loaded
@@ -150,11 +150,11 @@ def import_module(name: str, purpose: str) -> Any:
     """Import a module for a purpose that the error names.
 
     Raises:
-        LoadFromPathError: The import raised; that is the cause.
+        LoadFromPathError: The import raised, or would have ended the process; that is the cause.
     """
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LoadFromPathError(
             f"{purpose}, but importing {name!r} raised {type(error).__name__}: {error}"
         ) from error

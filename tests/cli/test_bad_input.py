@@ -75,7 +75,7 @@ def test_an_app_that_cannot_be_imported(run: Callable[..., Result]) -> None:
     ("path", "told"),
     [
         ("tests.cli.application:ap", "there is no 'ap' in 'tests.cli.application'"),
-        ("tests.cli.application:not_an_app", "is not an trio_queue.app.App"),
+        ("tests.cli.application:not_an_app", "is not a trio_queue.app.App"),
         ("nowhere.app", "No module named 'nowhere'"),
         ("app", "is not a path to an App"),
     ],
