@@ -120,6 +120,7 @@ def test_an_app_without_a_database(run: Callable[..., Result], command: list[str
         (["jobs", "retry"], "JOB_ID"),
         (["jobs", "retry", "1", "--in", "1", "--at", "2030-01-01T00:00Z"], "exclude each other"),
         (["jobs", "retry", "1", "--at", "tomorrow"], "is not a moment"),
+        (["jobs", "retry", "1", "--in", "nan"], "nan is not a number of seconds"),
         (["defer", "--unknown", "t", "{"], "JSON_ARGS: it is not JSON"),
         (["defer", "--unknown", "t", "[1]"], "it must be an object"),
         (["defer", "--unknown", "t", "--at", "2030-01-01T00:00"], "has no time zone"),

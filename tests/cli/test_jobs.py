@@ -129,6 +129,11 @@ def test_cancel_delete_and_abort(run: Callable[..., Result]) -> None:
     assert run("jobs", "cancel", "--delete", "2").stdout == "Job 2 is deleted.\n"
     assert run("jobs", "abort", "3").stdout == "Job 3 is cancelled.\n"
     assert ids(run) == [1, 3]
+    ended = run("jobs", "abort", "3")
+    assert (ended.exit_code, ended.stderr) == (
+        1,
+        "Error: job 3 is `cancelled`, and cannot be aborted\n",
+    )
     again = run("jobs", "cancel", "1", "99")
     assert again.exit_code == 1
     assert again.stderr.splitlines() == [
@@ -170,6 +175,17 @@ def test_retry_does_what_it_can_and_says_what_it_cannot(
     (job,) = listed(run)
     assert (job["queue"], job["status"]) == ("night", "todo")
     assert job["scheduled_at"] is not None
+
+
+def test_a_retry_later_than_any_moment_is_for_the_last_one(
+    run: Callable[..., Result], on_queue: str
+) -> None:
+    run("defer", "--unknown", "t")
+    with psycopg.connect(on_queue, autocommit=True) as connection:
+        connection.execute("UPDATE procrastinate_jobs SET status = 'doing'")
+    assert run("jobs", "retry", "1", "--in", "1e99").stdout == "Job 1 waits again.\n"
+    (job,) = listed(run)
+    assert job["scheduled_at"].startswith("9999-12-31")
 
 
 REGISTER = """

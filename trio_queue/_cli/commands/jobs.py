@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from trio_queue import utils
 from trio_queue._cli.group import EXIT_CODES, CommandGroup
 from trio_queue._cli.options import connection_options
 from trio_queue._cli.session import Session
@@ -188,7 +189,12 @@ def retry(
     if at is not None and in_ is not None:
         raise click.UsageError("--at and --in exclude each other: give one of them.")
     if in_ is not None:
-        at = datetime.datetime.now(tz=datetime.UTC) + datetime.timedelta(seconds=in_)
+        try:
+            at = utils.datetime_from_timedelta_params({"seconds": in_})
+        except ValueError:
+            raise click.BadParameter(
+                f"{in_} is not a number of seconds.", param_hint="'--in'"
+            ) from None
 
     async def retry_one(app: App, job_id: int) -> str:
         if (await _require(app, job_id)).abort_requested:
@@ -232,7 +238,8 @@ def abort(session: Session, /, *, job_ids: tuple[int, ...]) -> None:
         if await app.job_manager.cancel_job_by_id_async(job_id, abort=True):
             status = await app.job_manager.get_job_status_async(job_id)
             return "is cancelled" if status.value == "cancelled" else "is asked to abort"
-        return await _refuse(app, job_id)
+        ended = (await _require(app, job_id)).status
+        raise JobNotFound(f"job {job_id} is `{ended}`, and cannot be aborted")
 
     _for_each(session, job_ids, abort_one)
 
