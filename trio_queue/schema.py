@@ -6,7 +6,7 @@ What it should be stands in `sql/`; `trio_queue._storage.schema_state` tells wha
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final, Protocol, TypeAlias, assert_never, cast
 
 import attrs
@@ -29,7 +29,7 @@ from trio_queue._storage.schema_state import (
     get_schema,
     read_state,
 )
-from trio_queue.exceptions import SchemaError
+from trio_queue.exceptions import ConnectorException, SchemaError
 
 __all__ = [
     "MIGRATIONS",
@@ -279,15 +279,10 @@ class SchemaManager:
         """Make the tables, or migrate them. Nothing happens where that is done.
 
         Raises:
-            ConnectorException: The server cannot be reached.
+            ConnectorException: The server cannot be reached, or refuses a step.
             SchemaError: See `apply`.
         """
-        connector = self._connector()
-        if connector is not None:
-            with connector.connect() as connection:
-                # Building an index on a large table takes its time, whatever is right for queries.
-                connection.execute("SET statement_timeout = 0")
-                apply(connection)
+        self._change(apply)
 
     async def apply_schema_async(self) -> None:
         """`apply_schema` from Trio or asyncio: in a thread.
@@ -300,14 +295,10 @@ class SchemaManager:
         """Take away what trio_queue added to Procrastinate's tables, which stay, with every job.
 
         Raises:
-            ConnectorException: The server cannot be reached.
+            ConnectorException: The server cannot be reached, or refuses a step.
             SchemaError: See `restore_procrastinate`.
         """
-        connector = self._connector()
-        if connector is not None:
-            with connector.connect() as connection:
-                connection.execute("SET statement_timeout = 0")
-                restore_procrastinate(connection)
+        self._change(restore_procrastinate)
 
     async def restore_procrastinate_async(self) -> None:
         """`restore_procrastinate` from Trio or asyncio: in a thread, as `apply_schema_async`."""
@@ -327,6 +318,21 @@ class SchemaManager:
         A cancel waits for it under Trio; under asyncio it goes on to its end, unheard.
         """
         return cast("SchemaState", await _in_thread(self.check))
+
+    def _change(self, change: Callable[[psycopg.Connection[Any]], object]) -> None:
+        if (connector := self._connector()) is None:
+            return
+        with connector.connect() as connection:
+            user, database = connection.info.user, connection.info.dbname
+            try:
+                # Building an index on a large table takes its time, whatever is right for queries.
+                connection.execute("SET statement_timeout = 0")
+                change(connection)
+            except psycopg.Error as error:
+                told = f"the schema of database {database!r} was not changed to its end: {error.diag.message_primary or error}"
+                if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                    told += f". User {user!r} may not do it: connect as the owner of the tables"
+                raise ConnectorException(told) from error
 
     def _connector(self) -> ConnectorWithSchema | None:
         if hasattr(self.connector, "connect"):

@@ -65,6 +65,22 @@ def test_a_schema_of_another_version(run: Callable[..., Result], on_queue: str) 
         refused(run(*command), 1, "migrations", "trio-queue schema --apply")
 
 
+@pytest.mark.parametrize("action", ["--apply", "--restore-procrastinate"])
+def test_a_user_who_may_not_change_the_tables(
+    run: Callable[..., Result], database: str, queue_database: str, action: str
+) -> None:
+    asked = database if action == "--apply" else queue_database
+    with psycopg.connect(asked, autocommit=True) as connection:
+        connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    result = run("--database", f"{asked} options='-c role=pg_monitor'", "schema", action)
+    refused(result, 1, "may not do it: connect as the owner of the tables")
+
+
+def test_a_server_that_only_reads(run: Callable[..., Result], database: str) -> None:
+    read_only = f"{database} options='-c default_transaction_read_only=on'"
+    refused(run("--database", read_only, "schema"), 1, "read-only transaction")
+
+
 def test_an_app_that_cannot_be_imported(run: Callable[..., Result]) -> None:
     stderr = refused(run("-a", "tests.cli.broken_application:app", "worker"), 1)
     assert "'tests.cli.broken_application'" in stderr
