@@ -118,6 +118,13 @@ def test_an_app_without_a_database(run: Callable[..., Result], command: list[str
     refused(run("-a", APP, *command), 1, *told, "trio-queue embedded")
 
 
+def test_an_embedded_server_that_cannot_start(run: Callable[..., Result]) -> None:
+    """Its place may be why: the message says how to choose another one."""
+    env = {"TRIO_QUEUE_POSTGRES_BINARIES": "/nowhere"}
+    told = ("cannot start", "/nowhere", "--database", "`trio-queue embedded --directory DIRECTORY`")
+    refused(run("jobs", "list", env=env), 1, *told)
+
+
 @pytest.mark.parametrize(
     ("command", "told"),
     [

@@ -179,7 +179,8 @@ def _embedded_conninfo() -> Generator[str]:
     except EmbeddedServerError as error:
         raise click.ClickException(
             f"no database is named, and the embedded server cannot start: {error}\n"
-            "Name one by --database, TRIO_QUEUE_DATABASE_URL or DATABASE_URL."
+            "Name one by --database, TRIO_QUEUE_DATABASE_URL or DATABASE_URL. In another place the embedded "
+            "server is started by `trio-queue embedded --directory DIRECTORY`, which prints how to name it."
         ) from error
     with closing(server):
         yield server.conninfo()
