@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -116,6 +119,25 @@ def test_an_app_without_a_database(run: Callable[..., Result], command: list[str
         "PGHOST",
     )
     refused(run("-a", APP, *command), 1, *told, "trio-queue embedded")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("command", [["jobs", "list"], ["jobs", "list", "--json"]])
+def test_an_answer_that_finds_no_room(
+    run: Callable[..., Result], on_queue: str, command: list[str]
+) -> None:
+    del on_queue
+    run("defer", "--unknown", "t")
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "trio_queue", *command],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    told = "Error: the answer could not be written: No space left on device\n"
+    assert (ended.returncode, ended.stderr) == (1, told)
 
 
 def test_an_embedded_server_that_cannot_start(run: Callable[..., Result]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import logging
 from collections.abc import Mapping
@@ -81,7 +82,8 @@ class CommandGroup(click.Group):
         """Run the command; what a user can mend is shown as one message.
 
         Raises:
-            click.ClickException: The database, the App or the embedded server has a fault.
+            click.ClickException: The database, the App or the embedded server has a fault, or the disk
+                that the answer goes to is full.
             click.exceptions.Exit: Ctrl-C ended the command.
         """
         try:
@@ -91,6 +93,11 @@ class CommandGroup(click.Group):
         except TrioQueueException as error:
             logger.debug("What went wrong, in full:", exc_info=error)
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            told = f"the answer could not be written: {error.strerror}"
+            raise click.ClickException(told) from error
         except BaseException as error:
             if not _is_interrupt(error):
                 raise
