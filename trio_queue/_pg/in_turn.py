@@ -204,10 +204,13 @@ class InTurn:
 
     def _end_pipeline(self) -> PQGen[None]:
         yield from self._flush()
-        while True:
+        is_last = False
+        while not is_last:
             result = yield from self._get_result()
-            if result is not None and result.status == _SYNC:
-                break
+            if result is None:
+                # Nothing after the end of an answer: Ctrl-C struck when that of the sync had been read.
+                result = yield from self._get_result()
+            is_last = result is None or result.status == _SYNC
         self._pgconn.exit_pipeline_mode()
 
     def _flush(self) -> PQGen[None]:
