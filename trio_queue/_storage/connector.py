@@ -24,7 +24,7 @@ from trio_queue._storage.loops import (
     refuse_in_a_loop,
 )
 from trio_queue._storage.parameters import Parameters, resolve_async, without_address
-from trio_queue._storage.pools import OpenPool, Pools, pool_sizes
+from trio_queue._storage.pools import CLOSE_TIMEOUT, OpenPool, Pools, pool_sizes
 from trio_queue._storage.schema_state import check_usable
 from trio_queue._storage.senders import (
     Statement,
@@ -36,7 +36,6 @@ from trio_queue._storage.session import set_up_async
 from trio_queue._storage.statements import statement_of
 from trio_queue._storage.store import PostgresJobStore
 from trio_queue._storage.sync_connector import (
-    CLOSE_TIMEOUT,
     SyncPool,
     SyncPsycopgConnector,
     address_of,
@@ -160,7 +159,7 @@ class PsycopgConnector(BaseConnector):
         if self._pools.add(made):
             self._parameters = made.parameters
         else:  # somebody else opened it meanwhile
-            await _close(made)
+            await made.close()
 
     async def _open_trio(self) -> OpenPool:
         parameters = await self._resolve()
@@ -224,7 +223,7 @@ class PsycopgConnector(BaseConnector):
     async def _close_pool(self) -> None:
         opened = self._pools.pop()
         if opened is not None:
-            await _close(opened)
+            await opened.close()
         if self._is_open_for_sync or self._pools or not self._sync.is_open:
             return
         if in_trio():
@@ -338,14 +337,3 @@ class PsycopgConnector(BaseConnector):
         async with PostgresJobStore(parameters, dumps=self._dumps, loads=self._loads) as store:
             await store.check_schema(check_usable)
             yield store
-
-
-async def _close(opened: OpenPool) -> None:
-    """Close a pool of ours, in a cancelled scope too."""
-    if not opened.is_ours:
-        return
-    if in_trio():
-        with trio.CancelScope(shield=True):
-            await opened.pool.close()
-    else:
-        await opened.pool.close(CLOSE_TIMEOUT)

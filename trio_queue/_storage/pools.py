@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import trio
@@ -26,6 +26,10 @@ _ENDED_LOOP = (
     "the App was opened in an event loop that has ended, and was not closed there: open it in "
     "this one, `async with app.open_async():`"
 )
+
+
+#: Seconds that closing a pool of psycopg_pool's waits for its threads or tasks.
+CLOSE_TIMEOUT: Final = 5.0
 
 
 def pool_sizes(pool_args: Mapping[str, Any]) -> dict[str, int]:
@@ -47,6 +51,15 @@ class OpenPool:
     pool: Any
     parameters: Parameters
     is_ours: bool = True
+
+    async def close(self) -> None:
+        """Close it, unless it is the caller's; in a cancelled scope too."""
+        if not self.is_ours:
+            return
+        if isinstance(self.pool, Pool):
+            await self.pool.close()
+        else:
+            await self.pool.close(CLOSE_TIMEOUT)
 
 
 class Pools:

@@ -19,7 +19,7 @@ from trio_queue._storage.checking import Checks
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translate, translated
 from trio_queue._storage.parameters import Parameters, resolve
-from trio_queue._storage.pools import pool_sizes
+from trio_queue._storage.pools import CLOSE_TIMEOUT, pool_sizes
 from trio_queue._storage.senders import send, send_on_callers
 from trio_queue._storage.session import set_up
 from trio_queue._storage.statements import statement_of
@@ -29,9 +29,6 @@ from trio_queue.store import JobStore
 from trio_queue.verbs import Verb
 
 R = TypeVar("R")
-
-#: Seconds that closing a pool waits for its threads.
-CLOSE_TIMEOUT = 5.0
 
 
 class SyncPool:
