@@ -313,11 +313,15 @@ def test_either_way_says_the_same(queue_database: str, autocommit: bool) -> None
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"min_size": 1, "max_size": 4}),
-        ({"max_size": 9}, {"min_size": 1}),
-        ({"min_size": 2}, {}),
-        ({"min_size": 0, "max_size": 2}, {}),
+        ({}, (1, 4)),
+        ({"max_size": 9}, (1, 9)),
+        ({"min_size": 2}, (2, 2)),
+        ({"min_size": 9}, (9, 9)),
+        ({"min_size": 2, "max_size": None}, (2, 2)),
+        ({"max_size": None}, (1, 4)),
+        ({"min_size": 0}, (0, 4)),
+        ({"min_size": 0, "max_size": 2}, (0, 2)),
     ],
 )
-def test_the_sizes_of_a_pool(given: dict[str, int], expected: dict[str, int]) -> None:
-    assert pool_sizes(given) == expected
+def test_the_sizes_of_a_pool(given: dict[str, Any], expected: tuple[int, int]) -> None:
+    assert tuple(pool_sizes(given).values()) == expected

@@ -51,7 +51,7 @@ __all__ = ["PsycopgConnector", "SyncPsycopgConnector"]
 R = TypeVar("R")
 
 #: What of the user's arguments for a pool means something to the driver's for Trio.
-_TRIO_POOL_ARGS = ("min_size", "max_size", "timeout", "max_idle", "max_lifetime")
+_TRIO_POOL_ARGS = ("timeout", "max_idle", "max_lifetime")
 
 _ASYNC_CALLBACKS = frozenset(
     {"configure", "check", "reset", "reconnect_failed", "connection_class"}
@@ -167,6 +167,7 @@ class PsycopgConnector(BaseConnector):
             parameters.conninfo,
             kwargs=parameters.trio_kwargs(),
             configure=partial(self._configure, parameters),
+            **pool_sizes(self._pool_args),
             **{name: self._pool_args[name] for name in _TRIO_POOL_ARGS if name in self._pool_args},
         )
         with translated(parameters.address):
@@ -183,9 +184,9 @@ class PsycopgConnector(BaseConnector):
         made = factory(
             **{
                 "check": Checks().check_async,
+                **self._pool_args,
                 # A factory of the user's may make a pool that has no sizes.
                 **({} if self._pool_factory else pool_sizes(self._pool_args)),
-                **self._pool_args,
                 "configure": partial(self._configure, parameters),
                 "conninfo": parameters.conninfo,
                 "kwargs": kwargs,

@@ -78,8 +78,8 @@ class SyncPool:
             **{
                 "check": Checks().check,
                 "configure": partial(_configure, may_prepare=parameters.may_prepare),
-                **pool_sizes(self._pool_args),
                 **self._pool_args,
+                **pool_sizes(self._pool_args),
                 **args,
                 "conninfo": parameters.conninfo,
                 "kwargs": parameters.connect_kwargs(),
