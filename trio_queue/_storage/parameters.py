@@ -67,7 +67,7 @@ class Parameters:
         return "prepare_threshold" in self.kwargs
 
     def connect_kwargs(self) -> dict[str, Any]:
-        """The keywords for psycopg's own connections: the user's, then our defaults."""
+        """The keywords for psycopg's connections: the user's, then our defaults."""
         given = conninfo_to_dict(self.libpq())
         defaults: dict[str, Any] = {"autocommit": True}
         if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
@@ -75,6 +75,16 @@ class Parameters:
         if "fallback_application_name" not in given:
             defaults["fallback_application_name"] = "trio_queue"
         return {**defaults, **self.kwargs}
+
+    def sync_kwargs(self) -> dict[str, Any]:
+        """The keywords for psycopg's sync connections: a kind of cursor for asyncio has a twin, or none."""
+        kwargs = self.connect_kwargs()
+        kind = kwargs.get("cursor_factory") or psycopg.Cursor
+        if issubclass(kind, psycopg.AsyncClientCursor):
+            kwargs["cursor_factory"] = psycopg.ClientCursor
+        elif issubclass(kind, psycopg.AsyncCursor):
+            del kwargs["cursor_factory"]
+        return kwargs
 
     def trio_kwargs(self) -> dict[str, Any]:
         """The keywords for the driver's connections: their rows are tuples, and each statement is a transaction."""

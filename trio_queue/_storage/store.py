@@ -172,7 +172,7 @@ class HeartbeatLine:
             "keepalives_count": 3,
         }
         return BoundedConnection.connect(
-            self._parameters.conninfo, **{**self._parameters.connect_kwargs(), **bounds}
+            self._parameters.conninfo, **{**self._parameters.sync_kwargs(), **bounds}
         )
 
     def beat(self, connection: BoundedConnection, worker_id: int) -> bool:

@@ -82,7 +82,7 @@ class SyncPool:
                 **pool_sizes(self._pool_args),
                 **args,
                 "conninfo": parameters.conninfo,
-                "kwargs": parameters.connect_kwargs(),
+                "kwargs": parameters.sync_kwargs(),
                 "open": False,
             }
         )
@@ -157,7 +157,7 @@ def _configure(connection: psycopg.Connection[Any], *, may_prepare: bool) -> Non
 
 
 def _connect(parameters: Parameters) -> psycopg.Connection[Any]:
-    options: dict[str, Any] = {**parameters.connect_kwargs(), "autocommit": True}
+    options: dict[str, Any] = {**parameters.sync_kwargs(), "autocommit": True}
     connection: psycopg.Connection[Any] = psycopg.connect(parameters.conninfo, **options)
     try:
         set_up(connection, may_prepare=parameters.may_prepare)
