@@ -243,7 +243,7 @@ async def _callers_transaction_async(
         raise
 
 
-def _begins_with_us(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+def _begins_with_us(connection: AnyConnection) -> bool:
     """Whether our statement is what begins the caller's transaction.
 
     `connection.transaction()` would then be the transaction, and commit it.

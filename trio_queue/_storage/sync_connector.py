@@ -15,6 +15,7 @@ import psycopg_pool
 from psycopg.rows import tuple_row
 
 from trio_queue import utils
+from trio_queue._pg.direct import AnyConnection
 from trio_queue._storage.checking import Checks
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translate, translated
@@ -167,7 +168,7 @@ def _connect(parameters: Parameters) -> psycopg.Connection[Any]:
     return connection
 
 
-def address_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str:
+def address_of(connection: AnyConnection) -> str:
     """Names the server of the caller's connection."""
     if connection.closed:
         return "the server of a closed connection"
