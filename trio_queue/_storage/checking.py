@@ -55,5 +55,6 @@ class Checks:
             connection.add_notice_handler(known.last_words.hear)
         if connection.closed or has_hung_up(connection.pgconn, known.last_words):
             raise psycopg.OperationalError("the server has ended this connection")
-        idle_since, known.lent_at = known.lent_at, now
-        return now - idle_since >= CHECK_AFTER
+        # It has rested no longer than since it was lent the last time.
+        lent_before, known.lent_at = known.lent_at, now
+        return now - lent_before >= CHECK_AFTER
