@@ -199,6 +199,17 @@ def test_a_connection_apart(
         kind(conninfo=NOBODY).connect()
 
 
+def test_every_connection_finds_a_peer_that_vanished(queue_database: str) -> None:
+    """As the driver's own do, unless the user says otherwise."""
+    connector = PsycopgConnector(
+        conninfo=f"{queue_database} keepalives_count=9", kwargs={"keepalives_idle": 7}
+    )
+    with connector.connect() as connection:
+        said = connection.info.get_parameters()
+    names = ("tcp_user_timeout", "keepalives_interval", "keepalives_count", "keepalives_idle")
+    assert [said.get(name) for name in names] == ["30000", "5", "9", "7"]
+
+
 async def test_a_schema_that_is_applied_through_the_connector(database: str) -> None:
     connector = PsycopgConnector(conninfo=database)
     await SchemaManager(connector).apply_schema_async()

@@ -12,6 +12,7 @@ import attrs
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from trio_queue._pg.connecting import WIRE_DEFAULTS
 from trio_queue._pg.errors import describe_conninfo
 from trio_queue.exceptions import ConnectorException
 
@@ -70,6 +71,8 @@ class Parameters:
         """The keywords for psycopg's connections: the user's, then our defaults."""
         given = conninfo_to_dict(self.libpq())
         defaults: dict[str, Any] = {"autocommit": True}
+        # A black hole would hold a defer for a quarter of an hour.
+        defaults.update({name: WIRE_DEFAULTS[name] for name in WIRE_DEFAULTS.keys() - given})
         if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
             defaults["connect_timeout"] = CONNECT_TIMEOUT
         if "fallback_application_name" not in given:
