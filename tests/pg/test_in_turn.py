@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import psycopg
 import pytest
@@ -377,3 +377,33 @@ def test_a_cancelled_asyncio_task_leaves_nothing(database: str, sleeping: int) -
         assert await cursor.fetchone() == (0,)
 
     in_asyncio(database, use)
+
+
+class InterruptedAtTheEnd:
+    """A libpq connection whose user presses Ctrl-C when the answer to the sync has been read."""
+
+    def __init__(self, pgconn: Any) -> None:
+        self._pgconn = pgconn
+        self._is_interrupted = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pgconn, name)
+
+    def exit_pipeline_mode(self) -> None:
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            raise KeyboardInterrupt
+        self._pgconn.exit_pipeline_mode()
+
+
+@pytest.mark.usefixtures("table")
+def test_ctrl_c_when_nothing_is_left_to_be_read(database: str) -> None:
+    """The answer that ends the pipeline does not come again."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        exchange = in_turn.InTurn(cast("Any", InterruptedAtTheEnd(connection.pgconn)), INSERT)
+        for part in parts():
+            connection.wait(exchange.send(part))
+        with pytest.raises(KeyboardInterrupt):
+            connection.wait(exchange.commit())
+        connection.wait(exchange.undo())
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (8,)

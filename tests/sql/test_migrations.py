@@ -23,6 +23,7 @@ from tests.sql.table import (
     rows,
     value,
 )
+from tests.sql.test_workers import delete_old
 from trio_queue import schema
 from trio_queue._storage.connector import PsycopgConnector
 from trio_queue._storage.sync_connector import SyncPsycopgConnector
@@ -107,6 +108,35 @@ def test_a_database_without_the_leases_gets_them(connection: Connection) -> None
     assert state(connection).kind is SchemaKind.INCOMPLETE
     assert schema.apply(connection) == later
     assert state(connection).kind is SchemaKind.CURRENT
+
+
+def test_a_database_of_the_version_before_deletes_old_jobs(connection: Connection) -> None:
+    """Its function for that takes other parameters: this version's has another name."""
+    for signature in column(
+        connection,
+        "SELECT oid::regprocedure::text FROM pg_proc WHERE proname ^@ 'trio_queue_delete_old_jobs'",
+    ):
+        connection.execute(f"DROP FUNCTION {signature}".encode())
+    connection.execute(
+        "CREATE FUNCTION trio_queue_delete_old_jobs_v1(text[], double precision, text, int)"
+        " RETURNS int LANGUAGE sql AS 'SELECT 0'"
+    )
+    connection.execute("DELETE FROM trio_queue_migrations WHERE name >= '00.01.00_12'")
+    connection.execute("COMMENT ON TABLE trio_queue_migrations IS '00.01.00_11_pre_claim'")
+    schema.apply(connection)
+    assert state(connection) == schema.SchemaState(SchemaKind.CURRENT)
+    insert(connection)
+    assert delete_old(connection) == 0
+    # The check asks by name: there it would find neither of two functions, whatever is applied.
+    connection.execute("DROP INDEX trio_queue_rank_idx")
+    schema.apply(connection)
+    assert state(connection) == schema.SchemaState(SchemaKind.CURRENT)
+
+
+def test_each_name_stands_for_one_function(connection: Connection) -> None:
+    """The check asks by name, and finds none where there are two."""
+    names = column(connection, "SELECT proname FROM pg_proc WHERE proname ^@ 'trio_queue_'")
+    assert len(names) == len(set(names))
 
 
 def test_an_index_that_was_interrupted_is_built_again(stock: Connection) -> None:

@@ -199,6 +199,17 @@ def test_a_connection_apart(
         kind(conninfo=NOBODY).connect()
 
 
+def test_every_connection_finds_a_peer_that_vanished(queue_database: str) -> None:
+    """As the driver's own do, unless the user says otherwise."""
+    connector = PsycopgConnector(
+        conninfo=f"{queue_database} keepalives_count=9", kwargs={"keepalives_idle": 7}
+    )
+    with connector.connect() as connection:
+        said = connection.info.get_parameters()
+    names = ("tcp_user_timeout", "keepalives_interval", "keepalives_count", "keepalives_idle")
+    assert [said.get(name) for name in names] == ["30000", "5", "9", "7"]
+
+
 async def test_a_schema_that_is_applied_through_the_connector(database: str) -> None:
     connector = PsycopgConnector(conninfo=database)
     await SchemaManager(connector).apply_schema_async()
@@ -249,6 +260,24 @@ async def test_what_connections_are_set_to(queue_database: str) -> None:
     await named.open_async()
     assert (await named.fetch_async(asked))[0][1] == "mine"
     await named.close_async()
+
+
+@in_both_loops
+@pytest.mark.parametrize("sizes", [{"min_size": 5}, {"min_size": 0}, {"max_size": None}])
+def test_whatever_sizes_the_user_names(
+    run: Run, queue_database: str, sizes: dict[str, Any]
+) -> None:
+    connector = PsycopgConnector(conninfo=queue_database, **sizes)
+
+    async def main() -> None:
+        await connector.open_async()
+        assert await connector.run_async(JOB) == [1]
+        await connector.close_async()
+
+    run(main)
+    connector.open()
+    assert connector.fetch("SELECT 1") == [(1,)]
+    connector.close()
 
 
 @in_both_loops

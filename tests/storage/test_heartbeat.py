@@ -54,6 +54,23 @@ def wait_beats(observer: psycopg.Connection[Any], count: int) -> None:
         seen.add(observer.execute("SELECT last_heartbeat FROM procrastinate_workers").fetchone())
 
 
+async def test_a_beat_is_seen_by_others_whatever_the_keywords_say(queue_database: str) -> None:
+    parameters = Parameters(queue_database, {"autocommit": False})
+    async with PostgresJobStore(parameters) as store:
+        worker_id = await store.run(registration())
+        line = HeartbeatLine(parameters)
+        with (
+            psycopg.connect(queue_database, autocommit=True) as observer,
+            contextlib.closing(line.connect()) as connection,
+        ):
+            observer.execute("UPDATE procrastinate_workers SET last_heartbeat = '-infinity'")
+            assert line.beat(connection, worker_id)
+            (found,) = observer.execute(
+                "SELECT isfinite(last_heartbeat) FROM procrastinate_workers"
+            ).fetchall()
+            assert found == (True,)
+
+
 async def test_a_lost_connection_is_replaced_at_once(queue_database: str) -> None:
     told = Told()
     async with PostgresJobStore(Parameters(queue_database, {})) as store:

@@ -16,7 +16,9 @@ from psycopg.rows import dict_row
 from tests.colours import run_in_asyncio, run_in_trio
 from trio_queue._pg.connection import TrioConnection
 from trio_queue._storage.connector import PsycopgConnector
+from trio_queue._storage.parameters import Parameters
 from trio_queue._storage.pools import pool_sizes
+from trio_queue._storage.store import HeartbeatLine
 from trio_queue._storage.sync_connector import SyncPsycopgConnector
 from trio_queue.exceptions import AlreadyEnqueued, AppNotOpen, ConnectorException
 from trio_queue.jobs import Job
@@ -279,6 +281,29 @@ def test_the_users_client_cursors_are_kept_to(queue_database: str) -> None:
     assert count(queue_database) == 3 * OFTEN
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (psycopg.AsyncClientCursor, psycopg.ClientCursor),
+        (psycopg.AsyncRawCursor, psycopg.Cursor),
+        (psycopg.ClientCursor, psycopg.ClientCursor),
+    ],
+)
+def test_sync_connections_make_sync_cursors(
+    queue_database: str, given: Any, expected: type[psycopg.Cursor[Any]]
+) -> None:
+    """The keywords are for every colour; the pool that looks after a connection uses its cursors, too."""
+    connector = PsycopgConnector(conninfo=queue_database, kwargs={"cursor_factory": given}, **ONE)
+    connector.open()
+    connector.run(JOB)
+    connector.close()
+    with connector.connect() as connection:
+        assert connection.cursor_factory is expected
+    line = HeartbeatLine(Parameters(queue_database, {"cursor_factory": given}))
+    with line.connect() as beats:
+        assert beats.cursor_factory is expected
+
+
 @pytest.mark.parametrize("autocommit", [True, False], ids=["without a cursor", "with a cursor"])
 def test_either_way_says_the_same(queue_database: str, autocommit: bool) -> None:
     connector = SyncPsycopgConnector(
@@ -313,11 +338,15 @@ def test_either_way_says_the_same(queue_database: str, autocommit: bool) -> None
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {"min_size": 1, "max_size": 4}),
-        ({"max_size": 9}, {"min_size": 1}),
-        ({"min_size": 2}, {}),
-        ({"min_size": 0, "max_size": 2}, {}),
+        ({}, (1, 4)),
+        ({"max_size": 9}, (1, 9)),
+        ({"min_size": 2}, (2, 2)),
+        ({"min_size": 9}, (9, 9)),
+        ({"min_size": 2, "max_size": None}, (2, 2)),
+        ({"max_size": None}, (1, 4)),
+        ({"min_size": 0}, (0, 4)),
+        ({"min_size": 0, "max_size": 2}, (0, 2)),
     ],
 )
-def test_the_sizes_of_a_pool(given: dict[str, int], expected: dict[str, int]) -> None:
-    assert pool_sizes(given) == expected
+def test_the_sizes_of_a_pool(given: dict[str, Any], expected: tuple[int, int]) -> None:
+    assert tuple(pool_sizes(given).values()) == expected

@@ -226,16 +226,21 @@ def read_rows(connection: AnyConnection, result: PGresult, adapters: AdaptersMap
     return _session(connection).read(result, adapters)
 
 
+def flush(pgconn: PGconn) -> PQGen[None]:
+    """Write all that is to be sent; and read meanwhile, since a server that cannot send does not read either."""
+    while pgconn.flush():
+        # None: resumed by psycopg's `wait`, after a cancel.
+        if ((yield Wait.RW) or 0) & _READ:
+            pgconn.consume_input()
+
+
 def get_result(pgconn: PGconn) -> PQGen[PGresult]:
     """Get the only result of what was just sent, as one of psycopg's generators.
 
     Raises:
         psycopg.Error: What the server said instead, or that the connection was lost.
     """
-    while pgconn.flush():
-        # None: resumed by psycopg's `wait`, after a cancel.
-        if ((yield Wait.RW) or 0) & _READ:
-            pgconn.consume_input()
+    yield from flush(pgconn)
     last: PGresult | None = None
     try:
         while True:

@@ -18,10 +18,18 @@ import psycopg
 import trio
 from psycopg import pq
 from psycopg.errors import error_from_result
-from psycopg.waiting import Ready, Wait
+from psycopg.waiting import Wait
 
 from trio_queue._pg.connection import TrioConnection
-from trio_queue._pg.direct import AnyConnection, Command, Rows, can_send, get_result, read_rows
+from trio_queue._pg.direct import (
+    AnyConnection,
+    Command,
+    Rows,
+    can_send,
+    flush,
+    get_result,
+    read_rows,
+)
 from trio_queue._pg.waiting import deliver_notifications
 
 if TYPE_CHECKING:
@@ -192,7 +200,7 @@ class InTurn:
 
     def _get_results(self, but: int) -> PQGen[None]:
         """Send what is to be sent, all of it, and get the answers but for the last few."""
-        yield from self._flush()
+        yield from flush(self._pgconn)
         while self._awaited > but:
             result = yield from self._get_result()
             if result is None:  # each answer ends so
@@ -203,19 +211,15 @@ class InTurn:
                 self._results.append(result)
 
     def _end_pipeline(self) -> PQGen[None]:
-        yield from self._flush()
-        while True:
+        yield from flush(self._pgconn)
+        is_last = False
+        while not is_last:
             result = yield from self._get_result()
-            if result is not None and result.status == _SYNC:
-                break
+            if result is None:
+                # Nothing after the end of an answer: Ctrl-C struck when that of the sync had been read.
+                result = yield from self._get_result()
+            is_last = result is None or result.status == _SYNC
         self._pgconn.exit_pipeline_mode()
-
-    def _flush(self) -> PQGen[None]:
-        # A server that cannot send does not read either.
-        while self._pgconn.flush():
-            ready = yield Wait.RW
-            if ready and ready & Ready.R:
-                self._pgconn.consume_input()
 
     def _get_result(self) -> PQGen[PGresult | None]:
         pgconn = self._pgconn

@@ -16,10 +16,9 @@ import attrs
 import psycopg
 import psycopg_pool
 
+from trio_queue._pg.direct import AnyConnection
 from trio_queue._pg.pool_member import CHECK_AFTER
 from trio_queue._pg.waiting import LastWords, has_hung_up
-
-_AnyConnection = psycopg.Connection[Any] | psycopg.AsyncConnection[Any]
 
 
 @attrs.define
@@ -34,7 +33,7 @@ class Checks:
     """The check of one pool: its `check=`."""
 
     def __init__(self) -> None:
-        self._known: weakref.WeakKeyDictionary[_AnyConnection, _Known] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[AnyConnection, _Known] = weakref.WeakKeyDictionary()
 
     def check(self, connection: psycopg.Connection[Any]) -> None:
         """For a pool of sync connections. Raises psycopg.Error: it does not work."""
@@ -46,7 +45,7 @@ class Checks:
         if self._is_to_be_asked(connection):
             await psycopg_pool.AsyncConnectionPool.check_connection(connection)
 
-    def _is_to_be_asked(self, connection: _AnyConnection) -> bool:
+    def _is_to_be_asked(self, connection: AnyConnection) -> bool:
         """Whether only a round trip can tell. Raises OperationalError where the server has ended it."""
         now = time.monotonic()
         known = self._known.get(connection)
@@ -56,5 +55,6 @@ class Checks:
             connection.add_notice_handler(known.last_words.hear)
         if connection.closed or has_hung_up(connection.pgconn, known.last_words):
             raise psycopg.OperationalError("the server has ended this connection")
-        idle_since, known.lent_at = known.lent_at, now
-        return now - idle_since >= CHECK_AFTER
+        # It has rested no longer than since it was lent the last time.
+        lent_before, known.lent_at = known.lent_at, now
+        return now - lent_before >= CHECK_AFTER

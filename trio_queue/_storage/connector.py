@@ -24,7 +24,7 @@ from trio_queue._storage.loops import (
     refuse_in_a_loop,
 )
 from trio_queue._storage.parameters import Parameters, resolve_async, without_address
-from trio_queue._storage.pools import OpenPool, Pools, pool_sizes
+from trio_queue._storage.pools import CLOSE_TIMEOUT, OpenPool, Pools, pool_sizes
 from trio_queue._storage.schema_state import check_usable
 from trio_queue._storage.senders import (
     Statement,
@@ -36,7 +36,6 @@ from trio_queue._storage.session import set_up_async
 from trio_queue._storage.statements import statement_of
 from trio_queue._storage.store import PostgresJobStore
 from trio_queue._storage.sync_connector import (
-    CLOSE_TIMEOUT,
     SyncPool,
     SyncPsycopgConnector,
     address_of,
@@ -52,7 +51,7 @@ __all__ = ["PsycopgConnector", "SyncPsycopgConnector"]
 R = TypeVar("R")
 
 #: What of the user's arguments for a pool means something to the driver's for Trio.
-_TRIO_POOL_ARGS = ("min_size", "max_size", "timeout", "max_idle", "max_lifetime")
+_TRIO_POOL_ARGS = ("timeout", "max_idle", "max_lifetime")
 
 _ASYNC_CALLBACKS = frozenset(
     {"configure", "check", "reset", "reconnect_failed", "connection_class"}
@@ -160,7 +159,7 @@ class PsycopgConnector(BaseConnector):
         if self._pools.add(made):
             self._parameters = made.parameters
         else:  # somebody else opened it meanwhile
-            await _close(made)
+            await made.close()
 
     async def _open_trio(self) -> OpenPool:
         parameters = await self._resolve()
@@ -168,6 +167,7 @@ class PsycopgConnector(BaseConnector):
             parameters.conninfo,
             kwargs=parameters.trio_kwargs(),
             configure=partial(self._configure, parameters),
+            **pool_sizes(self._pool_args),
             **{name: self._pool_args[name] for name in _TRIO_POOL_ARGS if name in self._pool_args},
         )
         with translated(parameters.address):
@@ -184,9 +184,9 @@ class PsycopgConnector(BaseConnector):
         made = factory(
             **{
                 "check": Checks().check_async,
+                **self._pool_args,
                 # A factory of the user's may make a pool that has no sizes.
                 **({} if self._pool_factory else pool_sizes(self._pool_args)),
-                **self._pool_args,
                 "configure": partial(self._configure, parameters),
                 "conninfo": parameters.conninfo,
                 "kwargs": kwargs,
@@ -224,7 +224,7 @@ class PsycopgConnector(BaseConnector):
     async def _close_pool(self) -> None:
         opened = self._pools.pop()
         if opened is not None:
-            await _close(opened)
+            await opened.close()
         if self._is_open_for_sync or self._pools or not self._sync.is_open:
             return
         if in_trio():
@@ -338,14 +338,3 @@ class PsycopgConnector(BaseConnector):
         async with PostgresJobStore(parameters, dumps=self._dumps, loads=self._loads) as store:
             await store.check_schema(check_usable)
             yield store
-
-
-async def _close(opened: OpenPool) -> None:
-    """Close a pool of ours, in a cancelled scope too."""
-    if not opened.is_ours:
-        return
-    if in_trio():
-        with trio.CancelScope(shield=True):
-            await opened.pool.close()
-    else:
-        await opened.pool.close(CLOSE_TIMEOUT)

@@ -12,6 +12,7 @@ import attrs
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from trio_queue._pg.connecting import WIRE_DEFAULTS
 from trio_queue._pg.errors import describe_conninfo
 from trio_queue.exceptions import ConnectorException
 
@@ -67,14 +68,26 @@ class Parameters:
         return "prepare_threshold" in self.kwargs
 
     def connect_kwargs(self) -> dict[str, Any]:
-        """The keywords for psycopg's own connections: the user's, then our defaults."""
+        """The keywords for psycopg's connections: the user's, then our defaults."""
         given = conninfo_to_dict(self.libpq())
         defaults: dict[str, Any] = {"autocommit": True}
+        # A black hole would hold a defer for a quarter of an hour.
+        defaults.update({name: WIRE_DEFAULTS[name] for name in WIRE_DEFAULTS.keys() - given})
         if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
             defaults["connect_timeout"] = CONNECT_TIMEOUT
         if "fallback_application_name" not in given:
             defaults["fallback_application_name"] = "trio_queue"
         return {**defaults, **self.kwargs}
+
+    def sync_kwargs(self) -> dict[str, Any]:
+        """The keywords for psycopg's sync connections: a kind of cursor for asyncio has a twin, or none."""
+        kwargs = self.connect_kwargs()
+        kind = kwargs.get("cursor_factory") or psycopg.Cursor
+        if issubclass(kind, psycopg.AsyncClientCursor):
+            kwargs["cursor_factory"] = psycopg.ClientCursor
+        elif issubclass(kind, psycopg.AsyncCursor):
+            del kwargs["cursor_factory"]
+        return kwargs
 
     def trio_kwargs(self) -> dict[str, Any]:
         """The keywords for the driver's connections: their rows are tuples, and each statement is a transaction."""

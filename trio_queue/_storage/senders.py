@@ -83,7 +83,7 @@ def send(
             rows = execute_in_turn(
                 connection,
                 statement.query.command,
-                _encoded_parts(statement),
+                _encoded_parts(statement, parameters),
                 _adapters(loads),
             )
     except psycopg.Error as error:
@@ -112,7 +112,7 @@ async def send_async(
             rows = await execute_in_turn_async(
                 connection,
                 statement.query.command,
-                _encoded_parts(statement),
+                _encoded_parts(statement, parameters),
                 _adapters(loads),
             )
     except psycopg.Error as error:
@@ -129,8 +129,12 @@ def _encoded(connection: AnyConnection, statement: Statement[Any]) -> list[bytes
     return statement.query.encode(statement.parameters) if may else None
 
 
-def _encoded_parts(statement: Statement[Any]) -> Iterator[list[bytes | None]]:
-    for parameters in statement.each_time():
+def _encoded_parts(
+    statement: Statement[Any], first: list[bytes | None]
+) -> Iterator[list[bytes | None]]:
+    """The parameters of each time, of which the first are encoded already."""
+    yield first
+    for parameters in statement.more or ():
         encoded = statement.query.encode(parameters)
         assert encoded is not None, "uniform parameters are encoded like the first ones"
         yield encoded
@@ -239,7 +243,7 @@ async def _callers_transaction_async(
         raise
 
 
-def _begins_with_us(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+def _begins_with_us(connection: AnyConnection) -> bool:
     """Whether our statement is what begins the caller's transaction.
 
     `connection.transaction()` would then be the transaction, and commit it.

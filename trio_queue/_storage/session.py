@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from trio_queue._pg.direct import AnyConnection
 from trio_queue.exceptions import ConnectorException
 
 # Under REPEATABLE READ a claim and the deletion of its worker could miss each other. In another zone the last moment there is
@@ -51,12 +52,12 @@ async def set_up_async(
     return _understand(connection, (await cursor.fetchall())[0], may_prepare=may_prepare)
 
 
-def _question(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bytes:
+def _question(connection: AnyConnection) -> bytes:
     return _SET_UP.format(pid=connection.info.backend_pid).encode()
 
 
 def _understand(
-    connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any],
+    connection: AnyConnection,
     answer: Sequence[Any],
     *,
     may_prepare: bool,

@@ -160,8 +160,10 @@ class HeartbeatLine:
     def connect(self) -> BoundedConnection:
         """Open a connection, of which neither end waits for ever."""
         # TCP ends a beat whose server is gone, the function itself one that waits for a lock. Nothing is prepared: that
-        # pays for no statement in ten seconds, and behind a pooler it could be another client's by then.
+        # pays for no statement in ten seconds, and behind a pooler it could be another client's by then. And nobody
+        # commits here: without autocommit no beat would be seen, and the worker be taken for dead.
         bounds: dict[str, Any] = {
+            "autocommit": True,
             "prepare_threshold": None,
             "connect_timeout": HEARTBEAT_TIMEOUT,
             "tcp_user_timeout": HEARTBEAT_TIMEOUT * 1000,
@@ -170,7 +172,7 @@ class HeartbeatLine:
             "keepalives_count": 3,
         }
         return BoundedConnection.connect(
-            self._parameters.conninfo, **{**self._parameters.connect_kwargs(), **bounds}
+            self._parameters.conninfo, **{**self._parameters.sync_kwargs(), **bounds}
         )
 
     def beat(self, connection: BoundedConnection, worker_id: int) -> bool:

@@ -15,11 +15,12 @@ import psycopg_pool
 from psycopg.rows import tuple_row
 
 from trio_queue import utils
+from trio_queue._pg.direct import AnyConnection
 from trio_queue._storage.checking import Checks
 from trio_queue._storage.encoding import Dumps, Loads
 from trio_queue._storage.errors import translate, translated
 from trio_queue._storage.parameters import Parameters, resolve
-from trio_queue._storage.pools import pool_sizes
+from trio_queue._storage.pools import CLOSE_TIMEOUT, pool_sizes
 from trio_queue._storage.senders import send, send_on_callers
 from trio_queue._storage.session import set_up
 from trio_queue._storage.statements import statement_of
@@ -29,9 +30,6 @@ from trio_queue.store import JobStore
 from trio_queue.verbs import Verb
 
 R = TypeVar("R")
-
-#: Seconds that closing a pool waits for its threads.
-CLOSE_TIMEOUT = 5.0
 
 
 class SyncPool:
@@ -81,11 +79,11 @@ class SyncPool:
             **{
                 "check": Checks().check,
                 "configure": partial(_configure, may_prepare=parameters.may_prepare),
-                **pool_sizes(self._pool_args),
                 **self._pool_args,
+                **pool_sizes(self._pool_args),
                 **args,
                 "conninfo": parameters.conninfo,
-                "kwargs": parameters.connect_kwargs(),
+                "kwargs": parameters.sync_kwargs(),
                 "open": False,
             }
         )
@@ -160,7 +158,7 @@ def _configure(connection: psycopg.Connection[Any], *, may_prepare: bool) -> Non
 
 
 def _connect(parameters: Parameters) -> psycopg.Connection[Any]:
-    options: dict[str, Any] = {**parameters.connect_kwargs(), "autocommit": True}
+    options: dict[str, Any] = {**parameters.sync_kwargs(), "autocommit": True}
     connection: psycopg.Connection[Any] = psycopg.connect(parameters.conninfo, **options)
     try:
         set_up(connection, may_prepare=parameters.may_prepare)
@@ -170,7 +168,7 @@ def _connect(parameters: Parameters) -> psycopg.Connection[Any]:
     return connection
 
 
-def address_of(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> str:
+def address_of(connection: AnyConnection) -> str:
     """Names the server of the caller's connection."""
     if connection.closed:
         return "the server of a closed connection"

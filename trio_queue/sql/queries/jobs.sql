@@ -61,6 +61,6 @@ SELECT j.id, j.queue_name, j.task_name, j.priority, j.lock, j.queueing_lock, j.a
  ORDER BY j.id;
 
 -- name: delete_old_jobs
-SELECT deleted, walked_to FROM trio_queue_delete_old_jobs_v1(
+SELECT deleted, walked_to FROM trio_queue_delete_old_jobs_v2(
     %(statuses)s::text[], %(nb_hours)s::double precision, %(queue)s::text, %(limit)s::int, %(after_id)s::bigint,
     %(only_count)s::boolean);
