@@ -85,7 +85,8 @@ class Table:
         text: str,
         queues: Sequence[str] | None,
         *,
-        after_claim: bool = False,
+        before: int = 0,
+        ends: bool = False,
         hours: float | None = None,
     ) -> Cost:
         """The medians of many runs, each undone.
@@ -93,7 +94,8 @@ class Table:
         Args:
             text: The statement.
             queues: Those that are asked for.
-            after_claim: It ends what was claimed before.
+            before: So many jobs are claimed before it, in the same transaction.
+            ends: It ends those.
             hours: It deletes what is older, a thousand at most.
         """
         costs: list[Cost] = []
@@ -103,8 +105,9 @@ class Table:
             given |= {"after_id": None, "only_count": False}
         for _ in range(WARM_UP + self.runs):
             with self.connection.transaction(force_rollback=True):
-                if after_claim:
-                    given |= self._claimed(given)
+                claimed = self._claimed({**given, "limit": before}) if before else {}
+                if ends:
+                    given |= claimed
                 costs.append(self.explain(text, given))
         costs = costs[WARM_UP:]
         return Cost(
@@ -125,10 +128,12 @@ class Table:
 
 #: The name of what is measured, and how.
 MEASURES: dict[str, Callable[[Table], Cost]] = {
-    "claim 100": lambda table: table.measured(query("fetch_jobs"), None),
-    "claim 100, one queue": lambda table: table.measured(query("fetch_jobs"), [QUEUE]),
-    "finish 100": lambda table: table.measured(query("finish_jobs"), None, after_claim=True),
+    # One after the other, as a worker claims; the first one by itself is below.
+    "claim 100": lambda table: table.measured(query("fetch_jobs"), None, before=1),
+    "claim 100, one queue": lambda table: table.measured(query("fetch_jobs"), [QUEUE], before=1),
+    "finish 100": lambda table: table.measured(query("finish_jobs"), None, before=BATCH, ends=True),
     "defer 100": lambda table: table.measured(query("defer_jobs"), [QUEUE]),
+    "claim 100, the first": lambda table: table.measured(query("fetch_jobs"), None),
     "eligible": lambda table: table.measured(query("has_eligible_job"), None),
     "prune, a bite of 1,000": lambda table: table.measured(
         query("delete_old_jobs"), None, hours=240

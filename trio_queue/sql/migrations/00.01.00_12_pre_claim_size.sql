@@ -1,3 +1,62 @@
+-- Where claims begin for a while to walk over the ready jobs without a lock, where the way to the first of them is long: over rows that
+-- came and went, and that vacuum could not take away because somebody's snapshot would see them (a dump, a forgotten transaction, a
+-- replica's). Their entries in the index may not even be marked as dead, so each costs each claim 46 ns: 92 ms behind two million.
+--
+-- So the whole way is walked once in ten times as long as that takes, by one worker, and all others begin where it found the first job.
+-- What they miss is a job of the same priority with a lower id than that one, which waits again without a moment (given back by a stop,
+-- rescued) or was deferred by a transaction that was open for long: the next walk of the whole way finds it, a minute later at most.
+-- Jobs of a higher priority are looked for by each.
+CREATE TABLE IF NOT EXISTS trio_queue_walks (
+    queues varchar[] PRIMARY KEY,  -- those asked for; '{}': all of them
+    rank int NOT NULL,  -- ~priority
+    id bigint NOT NULL,
+    again_at timestamptz NOT NULL  -- when the whole way is walked again
+);
+
+-- Take note of what it took to walk the whole way. A claim of many jobs takes long, too: so the way to the first job that still waits is
+-- walked once more. Where it is not what took so long, no claim has to begin behind it.
+CREATE OR REPLACE FUNCTION trio_queue_note_walk_v1(asked varchar[], last_claimed bigint, took interval) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+DECLARE
+    began constant timestamptz := clock_timestamp();
+    only_queue constant text := asked[1];
+    way interval;
+    next_walk timestamptz;
+    first_rank int;
+    first_id bigint;
+BEGIN
+    IF asked = '{}' THEN
+        SELECT ~j.priority, j.id INTO first_rank, first_id FROM procrastinate_jobs j
+         WHERE j.status = 'todo' AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = 3
+         ORDER BY ~j.priority, j.id LIMIT 1;
+    ELSE
+        SELECT ~j.priority, j.id INTO first_rank, first_id FROM procrastinate_jobs j
+         WHERE j.queue_name = only_queue AND j.status = 'todo' AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = 3
+         ORDER BY ~j.priority, j.id LIMIT 1;
+    END IF;
+    way := clock_timestamp() - began;
+    next_walk := clock_timestamp() + least(10 * (took + way), interval '1 minute');
+    -- Nobody waits for this: another that walked at the same time tells the same.
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('trio_queue_walks' || asked::text, 0)) THEN
+        RETURN;
+    END IF;
+    IF way < took / 4 THEN
+        DELETE FROM trio_queue_walks w WHERE w.queues = asked;
+        RETURN;
+    END IF;
+    IF first_id IS NULL THEN
+        -- None waits; those to come will come behind the last one.
+        SELECT ~j.priority, j.id INTO first_rank, first_id FROM procrastinate_jobs j WHERE j.id = last_claimed;
+    END IF;
+    IF first_id IS NULL THEN
+        UPDATE trio_queue_walks w SET again_at = next_walk WHERE w.queues = asked;
+    ELSE
+        INSERT INTO trio_queue_walks AS w (queues, rank, id, again_at) VALUES (asked, first_rank, first_id, next_walk)
+            ON CONFLICT (queues) DO UPDATE SET rank = excluded.rank, id = excluded.id, again_at = excluded.again_at;
+    END IF;
+END $$;
+
 -- Which of these jobs, in the order in which they would be claimed, are the first that hold no more than so many bytes of arguments
 -- together; one at least. In bytes as they are when nothing compresses them: what is stored compressed has to be decompressed to tell
 -- (`#> '{}'` answers the same arguments, without). So they are looked at one by one, up to the one that is too much; a FOR loop would
@@ -68,12 +127,22 @@ DECLARE
     asked varchar[] := queues;
     only_queue constant text := queues[1];
     is_plain boolean := false;
+    is_whole boolean;
     most int := greatest(n, 0);
     within bigint[] := '{}';
     let_go bigint[];
     found int;
     picked bigint[];
     bytes bigint;
+    -- What is walked, in parts; here, the whole way.
+    from_ranks int[] := '{-2147483648}';
+    from_ids bigint[] := '{-9223372036854775808}';
+    to_ranks bigint[] := '{2147483647}';
+    known_rank int;
+    known_id bigint;
+    again_at timestamptz;
+    began timestamptz;
+    took interval;
     patience text := current_setting('lock_timeout');
     last_try constant int := 3;
     try int := 1;
@@ -114,22 +183,44 @@ BEGIN
         asked := ARRAY(SELECT DISTINCT queue FROM unnest(queues) queue);
     END IF;
 
+    IF is_plain THEN
+        SELECT w.rank, w.id, w.again_at INTO known_rank, known_id, again_at FROM trio_queue_walks w
+         WHERE w.queues = coalesce(asked, '{}')
+           -- Not believed: one that nobody came to renew, or of before the clock was set back.
+           AND w.again_at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp() + interval '1 minute';
+        is_whole := again_at IS NULL OR again_at <= clock_timestamp()
+            AND pg_try_advisory_xact_lock(hashtextextended('trio_queue_walks' || coalesce(asked, '{}')::text, 0));
+        IF NOT is_whole THEN
+            from_ranks := from_ranks || known_rank;
+            from_ids := from_ids || known_id;
+            to_ranks := known_rank::bigint - 1 || to_ranks;
+        END IF;
+    END IF;
+
     WHILE is_plain LOOP
         -- What locks the rows changes them as well: locked outside the block, each would get a second locker, and that a record.
         BEGIN
+            began := clock_timestamp();
             IF queues IS NULL THEN
                 SELECT coalesce(array_agg(w.id), '{}'), sum(w.size) INTO picked, bytes FROM (
-                    SELECT j.id, CASE WHEN pg_column_compression(j.args) IS NULL THEN 1 ELSE 255 END * pg_column_size(j.args)::bigint AS size
-                      FROM procrastinate_jobs j
-                     WHERE j.status = 'todo' AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = 3
-                     ORDER BY ~j.priority, j.id LIMIT most FOR NO KEY UPDATE SKIP LOCKED) w;
+                    SELECT walked.id, walked.size FROM unnest(from_ranks, from_ids, to_ranks) part (from_rank, from_id, to_rank) CROSS JOIN LATERAL (
+                        SELECT j.id, CASE WHEN pg_column_compression(j.args) IS NULL THEN 1 ELSE 255 END * pg_column_size(j.args)::bigint AS size
+                          FROM procrastinate_jobs j
+                         WHERE j.status = 'todo' AND (j.lock IS NULL)::int + 2 * (j.scheduled_at IS NULL)::int = 3
+                           AND (~j.priority, j.id) >= (part.from_rank, part.from_id) AND ~j.priority <= part.to_rank
+                         ORDER BY ~j.priority, j.id LIMIT most FOR NO KEY UPDATE SKIP LOCKED) walked
+                     LIMIT most) w;
             ELSE
                 SELECT coalesce(array_agg(w.id), '{}'), sum(w.size) INTO picked, bytes FROM (
-                    SELECT j.id, CASE WHEN pg_column_compression(j.args) IS NULL THEN 1 ELSE 255 END * pg_column_size(j.args)::bigint AS size
-                      FROM procrastinate_jobs j
-                     WHERE j.queue_name = only_queue AND j.status = 'todo' AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = 3
-                     ORDER BY ~j.priority, j.id LIMIT most FOR NO KEY UPDATE SKIP LOCKED) w;
+                    SELECT walked.id, walked.size FROM unnest(from_ranks, from_ids, to_ranks) part (from_rank, from_id, to_rank) CROSS JOIN LATERAL (
+                        SELECT j.id, CASE WHEN pg_column_compression(j.args) IS NULL THEN 1 ELSE 255 END * pg_column_size(j.args)::bigint AS size
+                          FROM procrastinate_jobs j
+                         WHERE j.queue_name = only_queue AND j.status = 'todo' AND 2 * (j.scheduled_at IS NULL)::int + (j.lock IS NULL)::int = 3
+                           AND (~j.priority, j.id) >= (part.from_rank, part.from_id) AND ~j.priority <= part.to_rank
+                         ORDER BY ~j.priority, j.id LIMIT most FOR NO KEY UPDATE SKIP LOCKED) walked
+                     LIMIT most) w;
             END IF;
+            took := clock_timestamp() - began;
             IF bytes > max_bytes AND cardinality(picked) > 1 AND picked <> within THEN
                 within := trio_queue_first_within_v1(picked, max_bytes);
                 IF cardinality(within) < cardinality(picked) THEN
@@ -196,8 +287,14 @@ BEGIN
            FROM (SELECT j.queue_name::text, max(j.id) AS id FROM procrastinate_jobs j
                   WHERE j.id = ANY (let_go) AND j.status::text = 'todo' GROUP BY j.queue_name) waiting;
     END IF;
+    IF is_whole AND (took > interval '10 ms' OR again_at IS NOT NULL) THEN
+        PERFORM trio_queue_note_walk_v1(coalesce(asked, '{}'), picked[cardinality(picked)], took);
+    END IF;
     IF found < most THEN
         next_in := trio_queue_next_scheduled_in_v1(asked);
+        IF NOT is_whole THEN  -- and there it may be more than this found
+            next_in := least(next_in, greatest(0.05, extract(epoch FROM again_at - clock_timestamp())));
+        END IF;
         RETURN NEXT;
     END IF;
 END $$;
