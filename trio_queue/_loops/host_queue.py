@@ -79,6 +79,6 @@ class HostQueue:
             while not is_over():
                 callback = self._callbacks.get()
                 self._restore_hooks()
-                callback()
+                self._interrupts.call_whole(callback)
         finally:
             sys.set_asyncgen_hooks(*hooks)  # Trio puts back the closed loop's
