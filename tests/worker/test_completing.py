@@ -353,6 +353,35 @@ async def test_a_log_handler_that_raises_does_not_end_the_writing(
     assert connector.statuses == ["succeeded"] * 2
 
 
+async def test_a_log_handler_that_raises_at_one_row_does_not_leave_the_others_of_its_batch(
+    app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = connector.database.run
+
+    def refuse(verb: Any) -> Any:
+        if isinstance(verb, FinishJobs) and any(c.job_id == 2 for c in verb.completions):
+            raise Refused
+        return run(verb)
+
+    def raises(record: logging.LogRecord) -> bool:
+        if record.__dict__.get("action") in {"job_success", "outcome_not_written"}:
+            raise ZeroDivisionError("a bug in a filter of the user's")
+        return True
+
+    monkeypatch.setattr(connector.database, "run", refuse)
+    logger = logging.getLogger("trio_queue.worker.worker")
+    logger.addFilter(raises)
+    logger.setLevel(logging.INFO)
+    try:
+        await defer(short_task(app), 3)
+        with trio.fail_after(10), pytest.raises(ZeroDivisionError):
+            await work(app, concurrency=3)
+    finally:
+        logger.removeFilter(raises)
+        logger.setLevel(logging.NOTSET)
+    assert [connector.status(job_id) for job_id in (1, 3)] == ["succeeded"] * 2
+
+
 class Undecided(BaseRetryStrategy):
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
         raise LookupError(job.id) from exception

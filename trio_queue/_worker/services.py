@@ -19,7 +19,7 @@ class Supervisor:
 
     def __init__(self, shutdown: Shutdown, logger: logging.Logger) -> None:
         self._shutdown = shutdown
-        self._logger = logger
+        self.logger = logger
         #: The first error of a service: the worker raises it at its end.
         self.error: Exception | None = None
 
@@ -35,14 +35,17 @@ class Supervisor:
     def call(
         self, name: str, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Call what may raise because a log handler does: what has happened has happened, and whoever caused it goes on."""
+        """Call what may raise because a log handler does: what has happened has happened, and whoever caused it goes on.
+
+        The worker stops, and raises it at its end.
+        """
         try:
             function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker raises it at its end
             self._fail(f"{name} failed: {error!r}", error)
 
     def _say_failed(self, name: str, error: Exception) -> None:
-        self._logger.error(
+        self.logger.error(
             "The worker's service %s failed and cannot recover: the worker stops",
             name,
             extra=fields(Action.SERVICE_FAILED, service=name),
