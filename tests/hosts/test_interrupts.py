@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -221,11 +222,16 @@ def test_a_call_that_the_loop_did_not_forget_is_made_once() -> None:
     asyncio.run(main())
 
 
-def test_what_is_called_instead_of_a_closed_loop_is_called_whole() -> None:
-    done: list[str] = []
+def closed_queue() -> HostQueue:
     loop = asyncio.new_event_loop()
     queue = HostQueue(loop, Interrupts())
     loop.close()
+    return queue
+
+
+def test_what_is_called_instead_of_a_closed_loop_is_called_whole() -> None:
+    done: list[str] = []
+    queue = closed_queue()
 
     def turn() -> None:
         press()
@@ -235,6 +241,25 @@ def test_what_is_called_instead_of_a_closed_loop_is_called_whole() -> None:
     with pytest.raises(KeyboardInterrupt):
         queue.call_until(lambda: False)
     assert done == ["to its end"]
+
+
+def test_ctrl_c_while_a_closed_loop_waits_for_a_call_does_not_lose_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    class Queue(SimpleQueue[Callable[[], Any]]):
+        def get(self, *arguments: Any, **options: Any) -> Callable[[], Any]:
+            callback = super().get(*arguments, **options)
+            press()
+            return callback
+
+    monkeypatch.setattr("queue.SimpleQueue", Queue)
+    queue = closed_queue()
+    queue.soon(lambda: done.append("called"))
+    with pytest.raises(KeyboardInterrupt):
+        queue.call_until(lambda: False)
+    assert done == ["called"]
 
 
 def test_who_looks_for_the_handler_in_two_turns_finds_the_same() -> None:

@@ -162,18 +162,26 @@ async def test_an_error_of_no_known_kind_does_not_end_the_writing(
 
 
 class Unprintable:
+    error: type[BaseException] = ZeroDivisionError
+
     def __repr__(self) -> str:
-        raise ZeroDivisionError("no text for this")
+        raise self.error("no text for this")
 
 
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit, KeyboardInterrupt])
 async def test_a_result_that_cannot_be_shown_does_not_end_the_writing(
-    app: App, connector: FaultyConnector, caplog: pytest.LogCaptureFixture
+    app: App,
+    connector: FaultyConnector,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[BaseException],
 ) -> None:
     caplog.set_level("INFO")
+    monkeypatch.setattr(Unprintable, "error", kind)
 
     class UnprintableError(Exception):
         def __repr__(self) -> str:
-            raise ZeroDivisionError("no text for this either")
+            raise kind("no text for this either")
 
     @app.task(name="returns")
     def returns() -> Unprintable:
@@ -353,8 +361,12 @@ async def test_a_log_handler_that_raises_does_not_end_the_writing(
     assert connector.statuses == ["succeeded"] * 2
 
 
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit])
 async def test_a_log_handler_that_raises_at_one_row_does_not_leave_the_others_of_its_batch(
-    app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch
+    app: App,
+    connector: FaultyConnector,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[BaseException],
 ) -> None:
     run = connector.database.run
 
@@ -365,7 +377,7 @@ async def test_a_log_handler_that_raises_at_one_row_does_not_leave_the_others_of
 
     def raises(record: logging.LogRecord) -> bool:
         if record.__dict__.get("action") in {"job_success", "outcome_not_written"}:
-            raise ZeroDivisionError("a bug in a filter of the user's")
+            raise kind("a bug in a filter of the user's")
         return True
 
     monkeypatch.setattr(connector.database, "run", refuse)
@@ -374,7 +386,7 @@ async def test_a_log_handler_that_raises_at_one_row_does_not_leave_the_others_of
     logger.setLevel(logging.INFO)
     try:
         await defer(short_task(app), 3)
-        with trio.fail_after(10), pytest.raises(ZeroDivisionError):
+        with trio.fail_after(10), pytest.raises(kind):
             await work(app, concurrency=3)
     finally:
         logger.removeFilter(raises)

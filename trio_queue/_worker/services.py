@@ -21,7 +21,7 @@ class Supervisor:
         self._shutdown = shutdown
         self.logger = logger
         #: The first error of a service: the worker raises it at its end.
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     @trio.lowlevel.enable_ki_protection
     async def run(self, name: str, service: Callable[[], Awaitable[None]]) -> None:
@@ -41,10 +41,10 @@ class Supervisor:
         """
         try:
             function(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the worker raises it at its end
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the worker raises it at its end
             self._fail(f"{name} failed: {error!r}", error)
 
-    def _say_failed(self, name: str, error: Exception) -> None:
+    def _say_failed(self, name: str, error: BaseException) -> None:
         self.logger.error(
             "The worker's service %s failed and cannot recover: the worker stops",
             name,
@@ -52,7 +52,7 @@ class Supervisor:
             exc_info=error,
         )
 
-    def _fail(self, who: str, error: Exception) -> None:
+    def _fail(self, who: str, error: BaseException) -> None:
         """Record an error, which the worker raises at its end, and ask for a stop."""
         self.error = self.error or error
         self._shutdown.stop(who)
