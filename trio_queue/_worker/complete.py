@@ -73,7 +73,7 @@ class Completer:
             while groups:
                 try:
                     await self._write(groups[0])
-                except Exception as error:
+                except BaseException as error:
                     held = set(self._running)
                     self._ended[:0] = chain.from_iterable(groups[1:])
                     self._added.set()

@@ -9,6 +9,7 @@ from typing import ParamSpec
 import trio
 
 from trio_queue._worker.shutdown import Shutdown
+from trio_queue.completion import leaves
 from trio_queue.log import Action, fields
 
 P = ParamSpec("P")
@@ -28,7 +29,9 @@ class Supervisor:
         """Run a service until it ends or is cancelled. Never raises, but for the cancel."""
         try:
             await service()
-        except Exception as error:  # noqa: BLE001 - it is recorded, and raised at the worker's end
+        except BaseException as error:
+            if any(isinstance(leaf, (trio.Cancelled, GeneratorExit)) for leaf in leaves(error)):
+                raise
             self._fail(f"its service {name} failed: {error}", error)
             self.call("the log", self._say_failed, name, error)
 
