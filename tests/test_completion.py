@@ -284,7 +284,8 @@ def test_a_group_may_be_as_deep_as_one_likes() -> None:
     """A recursion would be as deep, and raise into the worker."""
     error: BaseException = SystemExit(3)
     for _ in range(10_000):
-        error = BaseExceptionGroup("one of them", [error, ValueError()])
+        both: list[BaseException] = [error, ValueError()]
+        error = BaseExceptionGroup("one of them", both)
     first, *others = leaves(error)
     assert isinstance(first, SystemExit)
     assert len(others) == 10_000
