@@ -202,7 +202,7 @@ class Worker:
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         self.app.perform_import_paths()
         async with self._flavors.opened(), self.app.connector.open_store() as store:
-            database = Database(store, self._reporter.logger)
+            database = Database(store, self._supervisor)
             self._stages.away_since = lambda: database.lost_since
             lease = Lease(
                 database=database,
