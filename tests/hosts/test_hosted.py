@@ -120,6 +120,8 @@ def test_ctrl_c_just_before_one_tells_its_end_does_not_keep_it_from_that() -> No
     told = Told(Struck())
 
     async def main() -> None:
+        # asyncio says that nobody looked at the task.
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         told.start()
         await turns()
 
