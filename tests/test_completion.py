@@ -278,3 +278,14 @@ def test_the_leaves_of_a_group_are_what_it_holds_however_deep() -> None:
 def test_only_job_aborted_alone_is_giving_up() -> None:
     assert all(is_job_aborted(error) for error in ABORTED.values())
     assert not any(is_job_aborted(error) for error in ERRORS.values())
+
+
+def test_a_group_may_be_as_deep_as_one_likes() -> None:
+    """A recursion would be as deep, and raise into the worker."""
+    error: BaseException = SystemExit(3)
+    for _ in range(10_000):
+        both: list[BaseException] = [error, ValueError()]
+        error = BaseExceptionGroup("one of them", both)
+    first, *others = leaves(error)
+    assert isinstance(first, SystemExit)
+    assert len(others) == 10_000

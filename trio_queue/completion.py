@@ -209,12 +209,14 @@ def is_job_aborted(error: BaseException) -> bool:
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions of a group, however deep; or the one that it is."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
+    """The exceptions of a group, in order and however deep; or the one that it is."""
+    rest = [error]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, BaseExceptionGroup):
+            rest.extend(reversed(cast("BaseExceptionGroup[BaseException]", each).exceptions))
+        else:
+            yield each
 
 
 def _aborted(

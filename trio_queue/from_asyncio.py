@@ -36,10 +36,17 @@ async def run_worker(worker: HostedWorker) -> None:
 async def _run(guest: Guest, worker: HostedWorker) -> None:
     interrupts: list[KeyboardInterrupt] = []
     cancels: list[asyncio.CancelledError] = []
+    asks: list[str] = []
 
     def interrupted(error: KeyboardInterrupt) -> None:
         interrupts.append(error)
         worker.ask("Ctrl-C")
+
+    def ask() -> None:
+        if asks:
+            guest.resume()
+        while asks:
+            worker.ask(asks.pop(0))
 
     call = guest.begin(worker.run)
     guest.workers[worker] = interrupted
@@ -47,12 +54,17 @@ async def _run(guest: Guest, worker: HostedWorker) -> None:
         with contextlib.ExitStack() as shields:
             while not call.ended.done():
                 try:
-                    await asyncio.wait([call.ended])
-                except asyncio.CancelledError as error:
-                    cancels.append(error)
-                    guest.resume()
-                    worker.ask("Task.cancel()")
-                    _shield_from_anyio(error, shields)
+                    try:
+                        guest.call_whole(ask)
+                        await asyncio.wait([call.ended])
+                    except asyncio.CancelledError as error:
+                        cancels.append(error)
+                        asks.append("Task.cancel()")
+                        _shield_from_anyio(error, shields)
+                # Raised in a step of this task: it would leave the worker behind, and nobody to ask it.
+                except KeyboardInterrupt as error:
+                    interrupts.append(error)
+                    asks.append("Ctrl-C")
     finally:
         guest.workers.pop(worker, None)
     call.result()

@@ -1,9 +1,8 @@
 """The worker: its lifetimes, nested.
 
-From the outermost in: the signal handlers, the App (if it was not open), the store's connections,
-the worker's row, its heartbeat, what it listens to, the services, the jobs, the intake. Stopping is
-leaving these blocks: the intake first, the jobs when the last has ended, then the services; the
-heartbeat ends after the last job because its block is around theirs, whatever fails.
+From the outermost in: the signal handlers, the App (if it was not open), the store's connections, the worker's row, its
+heartbeat, what it listens to, the services, the jobs, the intake. Stopping is leaving these blocks: the intake first, the jobs
+when the last has ended, then the services; the heartbeat ends after the last job because its block is around theirs, whatever fails.
 
 The task that calls `run()` only waits. It is the one task that the caller's cancel and Ctrl-C can
 reach; the rest lives in a child task behind a shield.
@@ -203,7 +202,7 @@ class Worker:
     async def _work(self, task_status: trio.TaskStatus[None]) -> None:
         self.app.perform_import_paths()
         async with self._flavors.opened(), self.app.connector.open_store() as store:
-            database = Database(store, self._reporter.logger)
+            database = Database(store, self._supervisor)
             self._stages.away_since = lambda: database.lost_since
             lease = Lease(
                 database=database,
@@ -248,6 +247,7 @@ class Worker:
             patience=self.options.stalled_worker_timeout,
             written=fetcher.written,
             reporter=self._reporter,
+            supervisor=self._supervisor,
         )
         runner = Runner(
             app=self.app,
@@ -256,7 +256,7 @@ class Worker:
             completer=completer,
             running=self._running,
             shutdown=self._shutdown,
-            logger=self._reporter.logger,
+            supervisor=self._supervisor,
         )
         ear = Ear(
             database=database,
@@ -303,7 +303,7 @@ class Worker:
             # A job is in our hands until its row is written: leaving the services would lose it.
             await self._running.wait_none()
             services.cancel_scope.cancel(reason="every job has ended and every row is written")
-        self._error = runner.exit or completer.error or runner.error
+        self._error = runner.exit or completer.error
 
     async def _conduct(self, intake: trio.CancelScope) -> None:
         """DRAINING closes the intake, ABORTING asks the jobs to give up; a service."""

@@ -7,7 +7,6 @@ waking tasks, waiting for the socket, the collector of garbage, the heartbeat.
 from __future__ import annotations
 
 import gc
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, cast
@@ -72,7 +71,7 @@ class _Scene:
             completer=cast("Completer", Keeps()),
             running=running,
             shutdown=self.worker._shutdown,  # pyright: ignore[reportPrivateUsage] - likewise
-            logger=logging.getLogger(__name__),
+            supervisor=self.worker._supervisor,  # pyright: ignore[reportPrivateUsage] - likewise
         )
 
 

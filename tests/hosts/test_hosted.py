@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
@@ -71,16 +72,17 @@ def test_a_job_that_is_aborted_while_it_waits_for_a_place_never_begins(app: App)
 class Told:
     """What a task tells at its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, interrupts: Interrupts | None = None) -> None:
         self.tasks: list[HostedTask[Any]] = []
         self.ran = False
+        self.interrupts = interrupts or Interrupts()
 
     async def function(self) -> None:
         self.ran = True
 
     def start(self) -> HostedTask[None]:
         loop = asyncio.get_running_loop()
-        task = HostedTask(self.function, self.tasks.append, lambda _: None, loop, Interrupts())
+        task = HostedTask(self.function, self.tasks.append, lambda _: None, loop, self.interrupts)
         task.start(contextvars.copy_context())
         return task
 
@@ -107,6 +109,26 @@ def test_one_that_is_cancelled_before_its_first_step_says_that_it_has_ended() ->
 
     asyncio.run(main())
     assert not told.ran
+
+
+def test_ctrl_c_just_before_one_tells_its_end_does_not_keep_it_from_that() -> None:
+    class Struck(Interrupts):
+        def call_whole(self, function: Callable[[], object]) -> None:
+            del function
+            raise KeyboardInterrupt
+
+    told = Told(Struck())
+
+    async def main() -> None:
+        # asyncio says that nobody looked at the task.
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        told.start()
+        await turns()
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    [task] = told.tasks
+    assert task.error is None
 
 
 def test_one_of_a_task_factory_is_made_in_a_turn_of_its_own_and_may_be_cancelled_before() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -101,6 +103,24 @@ def test_the_runner_finds_its_handler_when_it_ends() -> None:
 
     asyncio.run(main())
     assert handler() is before
+
+
+def test_when_the_runner_has_left_its_handler_it_is_raised_after_the_turn_too() -> None:
+    """While it ends the loop, and a worker drains there, Python's own handler is in place."""
+    done: list[str] = []
+
+    def turn() -> None:
+        press()
+        done.append("to its end")
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call_whole(turn)
+        assert handler() is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done == ["to its end"]
 
 
 def test_another_handler_hears_at_once() -> None:
@@ -202,6 +222,46 @@ def test_a_call_that_the_loop_did_not_forget_is_made_once() -> None:
     asyncio.run(main())
 
 
+def closed_queue() -> HostQueue:
+    loop = asyncio.new_event_loop()
+    queue = HostQueue(loop, Interrupts())
+    loop.close()
+    return queue
+
+
+def test_what_is_called_instead_of_a_closed_loop_is_called_whole() -> None:
+    done: list[str] = []
+    queue = closed_queue()
+
+    def turn() -> None:
+        press()
+        done.append("to its end")
+
+    queue.soon(turn)
+    with pytest.raises(KeyboardInterrupt):
+        queue.call_until(lambda: False)
+    assert done == ["to its end"]
+
+
+def test_ctrl_c_while_a_closed_loop_waits_for_a_call_does_not_lose_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done: list[str] = []
+
+    class Queue(SimpleQueue[Callable[[], Any]]):
+        def get(self, *arguments: Any, **options: Any) -> Callable[[], Any]:
+            callback = super().get(*arguments, **options)
+            press()
+            return callback
+
+    monkeypatch.setattr("queue.SimpleQueue", Queue)
+    queue = closed_queue()
+    queue.soon(lambda: done.append("called"))
+    with pytest.raises(KeyboardInterrupt):
+        queue.call_until(lambda: False)
+    assert done == ["called"]
+
+
 def test_who_looks_for_the_handler_in_two_turns_finds_the_same() -> None:
     async def main() -> None:
         seen: list[Any] = []
@@ -225,3 +285,42 @@ def test_a_worker_leaves_the_runners_handler_as_it_was(
 
     asyncio.run(main())
     assert application.statuses == ["succeeded"]
+
+
+@pytest.mark.parametrize("said", ["draining", "aborting"])
+def test_ctrl_c_while_a_worker_is_asked_is_raised_when_its_jobs_have_ended(
+    application: Application, said: str
+) -> None:
+    """It strikes in a step of the task that awaits the worker, which is none of Trio's turns."""
+
+    def press_at(record: logging.LogRecord) -> bool:
+        if said in record.getMessage() and not pressed:
+            pressed.append(said)
+            press()
+        return True
+
+    async def main() -> None:
+        application.defer("hold")
+        task = asyncio.current_task()
+        assert task is not None
+        waiting = asyncio.ensure_future(application.began.wait())
+        waiting.add_done_callback(lambda _: press())
+        if said == "aborting":
+            later = asyncio.get_running_loop().call_later
+            waiting.add_done_callback(lambda _: later(0, task.cancel))
+        await application.app.run_worker_async()
+
+    pressed: list[str] = []
+    logger = logging.getLogger("trio_queue.worker.worker")
+    logger.addFilter(press_at)
+    logger.setLevel(logging.INFO)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(main())
+    finally:
+        logger.removeFilter(press_at)
+        logger.setLevel(logging.NOTSET)
+    assert pressed == [said]
+    assert application.saw == ["cancelled: AbortReason.SHUTDOWN"]
+    assert application.statuses == ["aborted"]
+    assert application.workers == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import pytest
@@ -162,18 +161,26 @@ async def test_an_error_of_no_known_kind_does_not_end_the_writing(
 
 
 class Unprintable:
+    error: type[BaseException] = ZeroDivisionError
+
     def __repr__(self) -> str:
-        raise ZeroDivisionError("no text for this")
+        raise self.error("no text for this")
 
 
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit, KeyboardInterrupt])
 async def test_a_result_that_cannot_be_shown_does_not_end_the_writing(
-    app: App, connector: FaultyConnector, caplog: pytest.LogCaptureFixture
+    app: App,
+    connector: FaultyConnector,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[BaseException],
 ) -> None:
     caplog.set_level("INFO")
+    monkeypatch.setattr(Unprintable, "error", kind)
 
     class UnprintableError(Exception):
         def __repr__(self) -> str:
-            raise ZeroDivisionError("no text for this either")
+            raise kind("no text for this either")
 
     @app.task(name="returns")
     def returns() -> Unprintable:
@@ -324,79 +331,3 @@ async def test_an_outage_is_told_once_and_its_end_too(
             await trio.sleep(10)
     actions = [record.__dict__.get("action") for record in caplog.records]
     assert [a for a in actions if a] == ["database_away", "database_back"] * 2
-
-
-async def test_a_log_handler_that_raises_does_not_end_the_writing(
-    app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
-) -> None:
-    def refuse(record: logging.LogRecord) -> bool:
-        if record.__dict__.get("action") == "job_success":
-            raise ZeroDivisionError("a bug in a filter of the user's")
-        return True
-
-    logger = logging.getLogger("trio_queue.worker.worker")
-    logger.addFilter(refuse)
-    logger.setLevel(logging.INFO)
-
-    @app.task(name="long")
-    async def long() -> None:
-        await trio.sleep(3)
-
-    try:
-        await defer(short_task(app))
-        await defer(long)
-        with trio.fail_after(10), pytest.raises(ZeroDivisionError):
-            await work(app, concurrency=2)
-    finally:
-        logger.removeFilter(refuse)
-        logger.setLevel(logging.NOTSET)
-    assert connector.statuses == ["succeeded"] * 2
-
-
-class Undecided(BaseRetryStrategy):
-    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
-        raise LookupError(job.id) from exception
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        "Task was not found",
-        "retry strategy",
-        "RUNNING",
-        "DRAINING",
-        "ABORTING",
-        "STOPPED",
-        "failed",
-    ],
-)
-async def test_whatever_line_a_log_handler_raises_at_the_worker_ends_and_its_rows_are_written(
-    app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock, said: str
-) -> None:
-    def refuse(record: logging.LogRecord) -> bool:
-        if said.lower() in record.getMessage().lower():
-            raise ZeroDivisionError("a bug in a filter of the user's")
-        return True
-
-    @app.task(name="undecided", retry=Undecided())
-    async def undecided() -> None:
-        raise ValueError
-
-    @app.task(name="exits")
-    async def exits() -> None:
-        await trio.sleep(1)
-        raise SystemExit(3)
-
-    logger = logging.getLogger("trio_queue.worker.worker")
-    logger.addFilter(refuse)
-    logger.setLevel(logging.INFO)
-    try:
-        await app.configure_task("nowhere").defer_async()
-        await defer(undecided)
-        await defer(exits)
-        with trio.fail_after(100), pytest.raises((ZeroDivisionError, SystemExit)):
-            await work(app, concurrency=3)
-    finally:
-        logger.removeFilter(refuse)
-        logger.setLevel(logging.NOTSET)
-    assert "doing" not in connector.statuses

@@ -11,6 +11,8 @@ import trio.testing
 from tests.fix_worker import FaultyConnector, Steps, working
 from trio_queue import App
 from trio_queue._worker.database import VERBS, Database
+from trio_queue._worker.services import Supervisor
+from trio_queue._worker.shutdown import Shutdown
 from trio_queue.exceptions import ConnectorException
 from trio_queue.testing import FaultyStore, InMemoryJobStore
 
@@ -21,7 +23,8 @@ async def database(
 ) -> Database:
     del mock_clock
     caplog.set_level(logging.INFO)
-    return Database(InMemoryJobStore(connector.database), logging.getLogger("trio_queue.test"))
+    supervisor = Supervisor(Shutdown(), logging.getLogger("trio_queue.test"))
+    return Database(InMemoryJobStore(connector.database), supervisor)
 
 
 def words(caplog: pytest.LogCaptureFixture) -> list[str]:

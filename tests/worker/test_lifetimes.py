@@ -13,7 +13,6 @@ import trio.testing
 
 from tests.fix_worker import FaultyConnector, Steps, stage_of, work, working
 from trio_queue import App, Worker
-from trio_queue._worker.lease import Lease
 from trio_queue.exceptions import ConnectorException, LoadFromPathError, SchemaError
 from trio_queue.store import Heartbeat, Notifications
 from trio_queue.testing import FaultyStore
@@ -102,14 +101,17 @@ async def test_an_error_while_it_starts_does_not_start_the_nursery(
 @pytest.mark.parametrize(
     ("verb", "calls"), [(UpdateWorkerStage, 0), (ListJobsToAbort, 1), (FetchJobs, 1)]
 )
+@pytest.mark.parametrize("kind", [OnPurpose, SystemExit])
 async def test_a_service_that_cannot_recover_stops_the_worker_and_its_error_comes_bare(
     app: App,
     connector: FaultyConnector,
     store: FaultyStore,
     verb: type,
     calls: int,
+    kind: type[BaseException],
     autojump_clock: trio.testing.MockClock,
 ) -> None:
+    """SystemExit is what a hook of the user's may raise: `json_loads` at a claim."""
     ended: list[float] = []
 
     @app.task(name="job")
@@ -119,9 +121,9 @@ async def test_a_service_that_cannot_recover_stops_the_worker_and_its_error_come
 
     await job.defer_async()
     store.delay(UpdateWorkerStage, seconds=1)  # else it may fail before the job is claimed
-    store.fail(verb, error=OnPurpose, transient=False, skip=calls)
+    store.fail(verb, error=kind, transient=False, skip=calls)
     worker = Worker(app, concurrency=2, install_signal_handlers=False)
-    with pytest.raises(OnPurpose):
+    with pytest.raises(kind):
         await worker.run()
     assert ended == [100], "the job was left in peace"
     assert connector.statuses == ["succeeded"]
@@ -307,11 +309,11 @@ async def test_whatever_breaks_inside_the_jobs_go_on_and_run_ends(
         await trio.sleep(3)
         ended.append("to its end")
 
-    async def broken(self: Lease) -> None:
+    async def broken(*_: object) -> None:
         await trio.sleep(1)
         raise BaseException("a bug of ours")  # noqa: TRY002 - what no service may raise
 
-    monkeypatch.setattr(Lease, "show_stage", broken)
+    monkeypatch.setattr(Worker, "_keep_writing", broken)
     await job.defer_async()
     worker = Worker(app, install_signal_handlers=False)
     with pytest.raises(BaseException, match="a bug of ours"):

@@ -160,7 +160,7 @@ async def test_of_many_more_are_claimed_when_so_many_have_begun_as_are_worth_a_c
 async def test_no_more_are_claimed_while_too_many_outcomes_wait_to_be_written(
     app: App, connector: FaultyConnector, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "MAX_UNWRITTEN", 3)
+    monkeypatch.setattr(running, "MAX_UNWRITTEN", 5)
 
     @app.task(name="short")
     async def short() -> None:
@@ -172,9 +172,30 @@ async def test_no_more_are_claimed_while_too_many_outcomes_wait_to_be_written(
     async with working(app):
         await hung.wait_hit()
         await trio.testing.wait_all_tasks_blocked()
-        assert connector.statuses == ["doing"] * 3 + ["todo"] * 6
+        assert connector.statuses == ["doing"] * 5 + ["todo"] * 4
         hung.release()
         await wait_until(lambda: connector.statuses == ["succeeded"] * 9)
+
+
+async def test_more_are_claimed_while_as_many_as_run_at_once_wait_to_be_written(
+    app: App, connector: FaultyConnector, store: FaultyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short jobs end all at once: a claim that waited for the write would be made after it, never beside it."""
+    monkeypatch.setattr(running, "MAX_UNWRITTEN", 1)
+
+    @app.task(name="short")
+    async def short() -> None:
+        pass
+
+    for _ in range(20):
+        await short.defer_async()
+    hung = store.hang("finish_jobs")
+    async with working(app, concurrency=3, prefetch=6):
+        await hung.wait_hit()
+        await trio.testing.wait_all_tasks_blocked()
+        assert store.calls.count("fetch_jobs") > 1
+        hung.release()
+        await wait_until(lambda: connector.statuses == ["succeeded"] * 20)
 
 
 # -- by pace --------------------------------------------------------------------------------------

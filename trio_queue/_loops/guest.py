@@ -125,6 +125,10 @@ class Guest:
         """The loop runs on after an interruption, and somebody waits for what Trio does next."""
         self._queue.resume()
 
+    def call_whole(self, function: Callable[[], object]) -> None:
+        """Call it as one of Trio's turns: a Ctrl-C that comes meanwhile is raised when it has returned."""
+        self._interrupts.call_whole(function)
+
     def _ask(self, who: str) -> None:
         self.resume()
         for worker in tuple(self.workers):

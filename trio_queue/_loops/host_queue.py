@@ -73,12 +73,16 @@ class HostQueue:
         callback()
 
     def call_until(self, is_over: Callable[[], bool]) -> None:
-        """Call what comes, instead of the loop, which is closed."""
+        """Call what comes, instead of the loop, which is closed. A Ctrl-C is raised when the next call has returned."""
         hooks = sys.get_asyncgen_hooks()
         try:
             while not is_over():
-                callback = self._callbacks.get()
-                self._restore_hooks()
-                callback()
+                self._interrupts.call_whole(self._wait_one)
         finally:
             sys.set_asyncgen_hooks(*hooks)  # Trio puts back the closed loop's
+
+    def _wait_one(self) -> None:
+        # As a part of the turn: one that was taken, and not called, would be Trio's last.
+        callback = self._callbacks.get()
+        self._restore_hooks()
+        callback()

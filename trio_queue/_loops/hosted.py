@@ -109,7 +109,10 @@ class HostedTask(Generic[T]):
             except BaseException as error:  # noqa: BLE001 - whoever is told looks at it
                 self.error = error
         finally:  # a Ctrl-C may be raised here, too
-            self._interrupts.call_whole(self._tell)
+            try:
+                self._interrupts.call_whole(self._tell)
+            finally:  # before it was called
+                self._tell()
 
     def _done(self, _: asyncio.Task[None]) -> None:
         if not self._has_ended:

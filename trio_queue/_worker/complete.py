@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain, groupby
+from typing import ParamSpec
 
 import trio
 
@@ -12,10 +13,13 @@ from trio_queue._worker.database import WRITE_BOUND, Backoff, Database
 from trio_queue._worker.lease import Lease
 from trio_queue._worker.report import Reporter
 from trio_queue._worker.running import RunningJob, RunningJobs
+from trio_queue._worker.services import Supervisor
 from trio_queue._worker.shutdown import Shutdown
 from trio_queue.completion import without_retry
 from trio_queue.exceptions import OutcomesNotWritten
 from trio_queue.verbs import Finished, FinishJobs
+
+P = ParamSpec("P")
 
 
 class Completer:
@@ -31,6 +35,7 @@ class Completer:
         patience: float,
         written: Callable[[Sequence[RunningJob]], None],
         reporter: Reporter,
+        supervisor: Supervisor,
     ) -> None:
         self._database = database
         self._running = running
@@ -41,6 +46,7 @@ class Completer:
         self._bound = min(WRITE_BOUND, patience)
         self._written = written
         self._reporter = reporter
+        self._supervisor = supervisor
         self._ended: list[RunningJob] = []
         self._added = trio.Event()
         #: Set where a stop could not wait for the database any longer: the worker raises it.
@@ -55,9 +61,9 @@ class Completer:
     async def write(self) -> None:
         """Write outcomes as they come, without end; a service.
 
-        Run again where it raises, which only a bug of ours or a log handler makes it do: what has
-        ended meanwhile is still to be written. What it was about to write is let go of: kept, it
-        would keep `run()` from ever ending.
+        Run again where it raises, which only a bug of ours makes it do: what has ended meanwhile is
+        still to be written. What it was about to write is let go of: kept, it would keep `run()` from
+        ever ending.
         """
         while True:
             await self._added.wait()
@@ -67,7 +73,7 @@ class Completer:
             while groups:
                 try:
                     await self._write(groups[0])
-                except Exception as error:
+                except BaseException as error:
                     held = set(self._running)
                     self._ended[:0] = chain.from_iterable(groups[1:])
                     self._added.set()
@@ -134,7 +140,7 @@ class Completer:
         [running] = batch
         if running.completion is not None and running.completion.retry is not None:
             # It may be the strategy's decision that no row can hold.
-            self._reporter.retry_refused(running, error)
+            self._say(self._reporter.retry_refused, running, error)
             running.completion = without_retry(running.completion)
             await self._write([running])
             return
@@ -163,14 +169,17 @@ class Completer:
     def _leave(self, batch: list[RunningJob], error: object) -> None:
         self._running.leave(batch)
         self._written(batch)
-        self._reporter.not_written(batch, error)
+        self._say(self._reporter.not_written, batch, error)
 
     def _let_go(self, batch: list[RunningJob], answers: Sequence[Finished]) -> None:
-        try:
-            self._reporter.ended(batch, {answer.job_id: answer.status for answer in answers})
-        finally:  # a log handler of the user's may raise: the rows are written all the same
-            self._running.let_go(batch)
-            self._written(batch)
+        statuses = {answer.job_id: answer.status for answer in answers}
+        self._say(self._reporter.ended, batch, statuses)
+        self._running.let_go(batch)
+        self._written(batch)
+
+    def _say(self, line: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Log. A handler of the user's that raises keeps no row from being written."""
+        self._supervisor.call("the log of a job", line, *args, **kwargs)
 
 
 def _by_worker_id(batch: list[RunningJob]) -> list[list[RunningJob]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
 
+from trio_queue._worker.services import Supervisor
 from trio_queue.exceptions import ConnectorException
 from trio_queue.log import Action, fields
 from trio_queue.store import JobStore
@@ -35,9 +35,9 @@ class TooSlow(ConnectorException):
 class Database:
     """A store, with bounds, and a memory of whether it is away: its `Outages`."""
 
-    def __init__(self, store: JobStore, logger: logging.Logger) -> None:
+    def __init__(self, store: JobStore, supervisor: Supervisor) -> None:
         self.store = store
-        self._logger = logger
+        self._supervisor = supervisor
         #: Since when no verb is answered, by Trio's clock; infinity: they are.
         self.away_since = math.inf
         # The last time that verbs were not answered: from when to when.
@@ -110,7 +110,7 @@ class Database:
             self._is_told = True
             self._lost_since = trio.current_time()
             said = _in_one_line(error)
-            self._logger.warning(
+            self._warn(
                 "Lost the database (%s: %s); running jobs go on, trying again until it is back",
                 verb or connection,
                 said,
@@ -130,11 +130,16 @@ class Database:
         self._is_told = False
         self._back_since = trio.current_time()
         length = self._back_since - self._lost_since
-        self._logger.warning(
+        self._warn(
             "The database is back after %.1f s",
             length,
             extra=fields(Action.DATABASE_BACK, seconds=round(length, 3)),
         )
+
+    def _warn(self, *message: object, **options: Any) -> None:
+        # A log handler that raises must not be taken for what the database answered.
+        supervisor = self._supervisor
+        supervisor.call("the log of outages", supervisor.logger.warning, *message, **options)
 
 
 def _in_one_line(error: BaseException) -> str:

@@ -168,7 +168,7 @@ def _shown(value: object, how: Callable[[object], str]) -> str:
     """A user's value as text; its type where it has none."""
     try:
         return how(value)
-    except Exception:  # noqa: BLE001 - whatever a user's __str__ raises, the row is written
+    except BaseException:  # noqa: BLE001 - whatever a user's __str__ raises, the row is written
         return f"<{type(value).__name__}, which cannot be shown>"
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from contextvars import Context
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from trio_queue._worker.call import Caller, Way
 from trio_queue._worker.complete import Completer
 from trio_queue._worker.options import Options
 from trio_queue._worker.running import RunningJob, RunningJobs
+from trio_queue._worker.services import Supervisor
 from trio_queue._worker.shutdown import Event, Shutdown
 from trio_queue.completion import (
     INTERRUPTED,
@@ -52,7 +52,7 @@ class Runner:
         completer: Completer,
         running: RunningJobs,
         shutdown: Shutdown,
-        logger: logging.Logger,
+        supervisor: Supervisor,
     ) -> None:
         self._app = app
         self._options = options
@@ -60,15 +60,13 @@ class Runner:
         self._completer = completer
         self._running = running
         self._shutdown = shutdown
-        self._logger = logger
+        self._supervisor = supervisor
         self._unknown_tasks: set[str] = set()
         #: How many jobs are tasks of the asyncio loop around us.
         self._hosted = 0
         self._none_hosted = trio.Event()
         #: The first KeyboardInterrupt or SystemExit that a job raised: the worker raises it.
         self.exit: BaseException | None = None
-        #: The first error of a log handler: the worker raises it, too.
-        self.error: Exception | None = None
 
     def start(self, jobs: trio.Nursery, context: Context, running: RunningJob) -> None:
         """Start a job that has been given a place.
@@ -190,22 +188,17 @@ class Runner:
         )
         if name not in self._unknown_tasks:  # once a name: a queue may be full of them
             self._unknown_tasks.add(name)
-            with self._saying():
-                self._logger.error(
-                    "Task was not found: %s",
-                    error,
-                    extra=fields(Action.TASK_NOT_FOUND, task=name, job=running.job.log_context()),
-                )
+            self._say(
+                "Task was not found: %s",
+                error,
+                extra=fields(Action.TASK_NOT_FOUND, task=name, job=running.job.log_context()),
+            )
         return Raised(error)
 
-    @contextmanager
-    def _saying(self) -> Generator[None]:
-        """A log handler that raises stops the worker, not the job: its outcome is still to be written."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001 - whatever it raises, the worker raises it at its end
-            self.error = self.error or error
-            self._shutdown.stop(f"the log of a job failed: {error!r}")
+    def _say(self, *message: object, **options: Any) -> None:
+        """Log an error. A log handler that raises stops the worker, not the job: its outcome is still to be written."""
+        supervisor = self._supervisor
+        supervisor.call("the log of a job", supervisor.logger.error, *message, **options)
 
     def _notice_exit(self, running: RunningJob, error: BaseException) -> None:
         exits = [e for e in leaves(error) if isinstance(e, (KeyboardInterrupt, SystemExit))]
@@ -240,14 +233,14 @@ class Runner:
                     interrupted_jobs=interrupted_jobs or self._options.interrupted_jobs,
                     delete_jobs=self._options.delete_jobs,
                 )
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - of a user's strategy; it is logged
                 self._notice_exit(running, error)
-                with self._saying():
-                    self._logger.exception(
-                        "The retry strategy of %s raised: the job is not retried",
-                        job.call_string,
-                        extra=fields(Action.RETRY_STRATEGY_ERROR, job=job.log_context()),
-                    )
+                self._say(
+                    "The retry strategy of %s raised: the job is not retried",
+                    job.call_string,
+                    exc_info=error,
+                    extra=fields(Action.RETRY_STRATEGY_ERROR, job=job.log_context()),
+                )
                 more = STRATEGY_RAISED
             else:
                 return because(completion, more) if completion and more else completion
