@@ -72,7 +72,6 @@ async def test_claim_held_until_a_stop_was_asked(
                 and wired.statuses(ids) == dict.fromkeys(ids, ("todo", 0))
             ),
             lambda: f"the jobs to be given back, seen: {wired.statuses()}",
-            patience=20,
         )
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert wired.strays(worker) == []
@@ -116,7 +115,6 @@ async def test_a_claim_that_arrives_after_a_stop_leaves_nothing(wired: Bench, pr
         await eventually(
             lambda: wired.statuses(ids) == dict.fromkeys(ids, ("todo", 0)),
             "the jobs to be given back while another still runs",
-            patience=20,
         )
         assert worker.stage is Stage.DRAINING
     await wired.is_quiet()
