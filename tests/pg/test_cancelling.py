@@ -21,6 +21,7 @@ from tests.pg.helpers import (
     wait_until_idle,
     wait_until_running,
 )
+from tests.waiting import PATIENCE
 from trio_queue._pg import TrioConnection, cancelling
 from trio_queue._pg.direct import Command, execute_async
 from trio_queue._pg.waiting import Pace
@@ -133,8 +134,7 @@ async def test_the_result_of_a_command_that_had_completed_is_returned(
         await cancel_on_server(pgconn)
 
     monkeypatch.setattr(cancelling, "cancel_on_server", cancel_too_late)
-    monkeypatch.setattr(cancelling, "CANCEL_AGAIN_AFTER", 20)
-    connection.cancel_timeout = 20
+    monkeypatch.setattr(cancelling, "CANCEL_AGAIN_AFTER", PATIENCE)
     row = None
     reached_end = False
     async with trio.open_nursery() as nursery:
@@ -165,8 +165,7 @@ async def test_an_error_of_its_own_beats_the_cancel(
         await wait_until_idle(admin, connection.info.backend_pid)
 
     monkeypatch.setattr(cancelling, "cancel_on_server", cancel_too_late)
-    monkeypatch.setattr(cancelling, "CANCEL_AGAIN_AFTER", 20)
-    connection.cancel_timeout = 20
+    monkeypatch.setattr(cancelling, "CANCEL_AGAIN_AFTER", PATIENCE)
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
             nursery.start_soon(cancel_when_running, scope, admin, connection)
@@ -193,7 +192,6 @@ async def test_a_request_to_cancel_that_is_lost_is_repeated(
 
     monkeypatch.setattr(cancelling, "cancel_on_server", lose_the_first)
     monkeypatch.setattr(cancelling, "CANCEL_AGAIN_AFTER", 0.05)
-    connection.cancel_timeout = 20
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
             nursery.start_soon(cancel_when_running, scope, admin, connection)
@@ -377,7 +375,6 @@ async def test_a_cancelled_executemany_writes_all_or_nothing(
     connection: TrioConnection, rows: int
 ) -> None:
     await connection.execute("CREATE TABLE t (i int)")
-    connection.cleanup_timeout = 20
     for deadline in (0.001, 0.01, 0.05, 0.2):
         returned = False
         with trio.move_on_after(deadline):
