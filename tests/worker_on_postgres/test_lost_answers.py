@@ -65,6 +65,8 @@ async def test_claim_held_until_a_stop_was_asked(
         worker.stop()
         await eventually(lambda: worker.stage is not Stage.RUNNING, "the drain")
         hold.let_go.set()
+        # Until then the jobs are `todo` because the claim has not arrived yet.
+        await eventually(lambda: watch.answered[CLAIM] == 2, "the end of the claim")
         # While the long job still runs, what was claimed is given back.
         await eventually(
             lambda: (
