@@ -27,6 +27,7 @@ pytest_plugins = [
     "tests.fix_promises",
     "tests.fix_proxy",
     "tests.fix_schemas",
+    "tests.fix_hypothesis",  # after the one that it imports
 ]
 
 

@@ -30,6 +30,8 @@ SETTINGS: dict[str, str | int] = {
     "max_wal_senders": 0,
     "max_wal_size": "256MB",
     "jit": "off",
+    # It would come by whenever it likes, and change what a test looks at: plans, pages, who is connected.
+    "autovacuum": "off",
 }
 
 

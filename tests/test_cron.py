@@ -46,7 +46,7 @@ expressions = st.builds(
 moments = st.integers(1_500_000_000, 1_900_000_000)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(expression=expressions, moment=moments)
 def test_in_utc_the_moments_are_croniters(expression: str, moment: int) -> None:
     try:
@@ -80,7 +80,7 @@ def test_aliases(alias: str) -> None:
 ZONES = ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "UTC"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     expression=st.sampled_from(
         [

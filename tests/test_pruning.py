@@ -78,7 +78,7 @@ async def test_what_has_not_ended_is_not_pruned(
 
 
 class SlowConnector(RecordingConnector):
-    """Each of its bites takes a hundredth of a second by the real clock, and another follows for ever."""
+    """Each of its bites takes ten seconds of a clock that the test holds, and another follows for ever."""
 
     def __init__(self, clock: list[float]) -> None:
         super().__init__()

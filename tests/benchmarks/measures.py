@@ -40,5 +40,7 @@ MEASURES: dict[str, Run] = {
 def measure(bench: Bench, name: str) -> Iterator[Figure]:
     """Measure one thing once, for every peer."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # a peer's own, on a newer Python: no figure depends on it
         yield from MEASURES[name](bench)

@@ -33,7 +33,7 @@ def without(*names: str) -> dict[str, str]:
         ("", " ", EVERYTHING | {"TRIO_QUEUE_DATABASE_URL": ""}, ("postgresql:///theirs", "DATABASE_URL")),
         (" dbname=x\n", None, {}, ("dbname=x", "--database")),
     ],
-)  # fmt: skip
+)  # fmt: skip  # one case a line
 def test_the_first_that_says_it_counts(
     option: str | None, app: str | None, environ: dict[str, str], expected: tuple[str, str]
 ) -> None:
@@ -57,7 +57,7 @@ def test_nothing_says_it(environ: dict[str, str]) -> None:
         ("DATABASE_URL", "postgresql+asyncpg://user:secret@host/db", "postgresql+asyncpg:// is not PostgreSQL's"),
         ("TRIO_QUEUE_DATABASE_URL", "no such thing", "TRIO_QUEUE_DATABASE_URL is not a connection string"),
     ],
-)  # fmt: skip
+)  # fmt: skip  # one case a line
 def test_one_that_cannot_be_read_is_an_error_not_passed_over(
     name: str, value: str, said: str
 ) -> None:

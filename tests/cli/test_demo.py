@@ -8,14 +8,18 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
+from tests.cli.long_demo import LONG_REPORTS
+from tests.embedded.fake_programs import make_programs
 from tests.waiting import wait_for_unlock, wait_until
 from trio_queue._cli.demo import example_code
+from trio_queue.embedded.binaries import BINARIES_VARIABLE
 from trio_queue.embedded.locks import SUPERVISOR_LOCK, USERS_LOCK
 
 if TYPE_CHECKING:
@@ -117,10 +121,16 @@ def test_tables_that_somebody_uses_are_not_changed_unasked(
     assert run("schema", "--check").exit_code == 1
 
 
+@pytest.fixture
+def start_long(start_python: Callable[..., Process]) -> Callable[..., Process]:
+    """Start a demo that ends only when it is asked to, however late that is."""
+    return partial(start_python, "-m", "tests.cli.long_demo")
+
+
 def test_on_a_terminal_it_moves_and_ctrl_c_shows_the_drain(
-    start: Callable[..., Process], run: Callable[..., Result], on_queue: str
+    start_long: Callable[..., Process], run: Callable[..., Result], on_queue: str
 ) -> None:
-    demo = start("demo", terminal=True)
+    demo = start_long("demo", terminal=True)
     demo.wait_said("Ctrl-C stops the worker", times=3)
     demo.send(signal.SIGINT)
     assert demo.wait_end() == 0, demo.said
@@ -136,9 +146,9 @@ def test_on_a_terminal_it_moves_and_ctrl_c_shows_the_drain(
 
 
 def test_a_second_ctrl_c_aborts(
-    start: Callable[..., Process], run: Callable[..., Result], on_queue: str
+    start_long: Callable[..., Process], run: Callable[..., Result], on_queue: str
 ) -> None:
-    demo = start("--log-level", "info", "demo")
+    demo = start_long("--log-level", "info", "demo", env={LONG_REPORTS: "1"})
     demo.wait_said("Starting job demo:report")
     demo.send(signal.SIGINT)
     demo.wait_said("Draining: ")
@@ -151,9 +161,9 @@ def test_a_second_ctrl_c_aborts(
 
 
 def test_another_demo_on_the_same_database_is_refused(
-    start: Callable[..., Process], run: Callable[..., Result], on_queue: str
+    start_long: Callable[..., Process], run: Callable[..., Result], on_queue: str
 ) -> None:
-    demo = start("demo")
+    demo = start_long("demo")
     demo.wait_said("succeeded", times=2)
     second = run("demo")
     assert second.exit_code == 1
@@ -208,7 +218,11 @@ def test_the_embedded_server_is_gone_however_the_demo_ends(
 def test_ctrl_c_while_the_embedded_server_starts(
     start_python: Callable[..., Process], server_directory: Path
 ) -> None:
-    demo = start_python("-c", EMBEDDED_AT, str(server_directory), "demo")
+    # However late the signal comes, it is not ready by then.
+    hanging = make_programs(server_directory.parent, "sleep 1000")
+    demo = start_python(
+        *("-c", EMBEDDED_AT, str(server_directory), "demo"), env={BINARIES_VARIABLE: str(hanging)}
+    )
     wait_until((server_directory / USERS_LOCK).exists, "the directory")
     demo.send(signal.SIGINT)
     assert demo.wait_end() == 130, demo.said

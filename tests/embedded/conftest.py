@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.embedded.fake_programs import make_programs
 from tests.embedded.users import ROOT, Caller, live_processes, own_python
 from tests.waiting import PATIENCE, wait_until
 from trio_queue.embedded.binaries import Binaries, find_binaries
@@ -173,12 +174,6 @@ def fake_binaries(place: Path) -> Callable[[str, str], Binaries]:
     """Make programs of ours stand in for `initdb` and `postgres`: shell scripts with the given bodies."""
 
     def make(initdb: str, postgres: str) -> Binaries:
-        directory = place / "fake" / "bin"
-        directory.mkdir(parents=True)
-        for name, body in (("initdb", initdb), ("postgres", postgres)):
-            script = directory / name
-            script.write_text(f"#!/bin/sh\n{body}\n")
-            script.chmod(0o755)
-        return Binaries(directory, "a test")
+        return Binaries(make_programs(place, initdb, postgres), "a test")
 
     return make

@@ -168,8 +168,16 @@ def test_another_local_user_cannot_connect(
             psycopg.connect(without)
         if ordinary_user.uid is not None:
             done = subprocess.run(
-                [ordinary_user.python, "-c", "import socket, sys; socket.socket(1).connect(sys.argv[1])",
-                 f"{server.state.socket_directory}/.s.PGSQL.{server.state.port}"],
-                user=ordinary_user.uid, cwd="/", capture_output=True, text=True, check=False,
-            )  # fmt: skip
+                [
+                    ordinary_user.python,
+                    "-c",
+                    "import socket, sys; socket.socket(1).connect(sys.argv[1])",
+                    f"{server.state.socket_directory}/.s.PGSQL.{server.state.port}",
+                ],
+                user=ordinary_user.uid,
+                cwd="/",
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             assert "PermissionError" in done.stderr

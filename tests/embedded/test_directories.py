@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ODD_NAMES = [
     "a space", "it's", 'say "hi"', "a,b", "$HOME", "a;b", "Grüße-日本", "back\\slash", "100%", "`id`", "a\nb", "@x", "{}", "x" * 200,
-]  # fmt: skip
+]  # fmt: skip  # one a line would fill the screen
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

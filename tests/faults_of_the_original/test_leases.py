@@ -16,8 +16,8 @@ from trio_queue.log import Action
 from trio_queue.verbs import FetchJobs, RegisterWorker
 from trio_queue.worker import Stage
 
-#: Seconds.
-LEASE = 1.0
+#: Seconds; a worker whose server stands still for one of them is not taken for dead.
+LEASE = 3.0
 SHORT = {"update_heartbeat_interval": 0.1, "stalled_worker_timeout": LEASE}
 
 

@@ -380,17 +380,21 @@ def test_wait_shutting_down(app: App, place: Place, saw: list[Any]) -> None:
 def test_what_would_end_the_process_ends_the_worker_when_its_jobs_have_ended(
     app: App, place: Place, saw: list[Any], error: BaseException
 ) -> None:
+    began = asyncio.Event()
+
     @app.task(name="other")
     async def other() -> None:
         try:
+            began.set()
             await asyncio.sleep(3600)
         finally:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # its clean-up takes a while
             saw.append("cleaned up")
 
     @app.task(name="exit")
     async def exit_() -> None:
-        await asyncio.sleep(0.05)
+        await began.wait()
+        await asyncio.sleep(0)
         raise error
 
     other.defer()
@@ -428,6 +432,7 @@ def test_an_exception_that_nobody_waits_for_is_logged_and_the_worker_lives(
 
     job.defer()
     job.defer()
+    gc.collect()  # what other tests have left complains now
     with caplog.at_level(logging.ERROR):
         place.work(app, concurrency=1)
     assert saw == ["to its end"] * 2
@@ -443,23 +448,30 @@ def test_what_a_job_leaves_behind_ends_no_loop_beside_trio(
     if place.host == "asyncio":
         return  # there it is the application's loop, and asyncio's own rule: it ends the loop
 
-    async def leave() -> None:
-        raise SystemExit(3)
+    left = asyncio.Event()
+
+    def leave() -> None:
+        left.set()
+        sys.exit(3)
+
+    async def leave_in_task() -> None:
+        leave()
 
     @app.task(name="job")
     async def job() -> None:
         loop = asyncio.get_running_loop()
         match what:
             case "a task":
-                forgotten = asyncio.create_task(leave())
-                await asyncio.sleep(0.01)
+                forgotten = asyncio.create_task(leave_in_task())
+                await left.wait()
                 with pytest.raises(SystemExit):
                     await forgotten
             case "a callback":
-                loop.call_soon(sys.exit, 3)
+                loop.call_soon(leave)
             case _:
-                loop.call_later(0.001, sys.exit, 3)
-        await asyncio.sleep(0.01)
+                loop.call_later(0.001, leave)
+        await left.wait()
+        await asyncio.sleep(0.01)  # the loop's timers go on
         saw.append("to its end")
 
     job.defer()

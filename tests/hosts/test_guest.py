@@ -315,8 +315,11 @@ def test_a_cancel_of_trio_reaches_asyncio_and_back_again() -> None:
     saw: list[str] = []
 
     async def test(guest: Guest) -> None:
+        scope = trio.CancelScope()
+
         async def inner() -> None:
             try:
+                scope.cancel()
                 await trio.sleep_forever()
             finally:
                 saw.append("inner")
@@ -328,7 +331,7 @@ def test_a_cancel_of_trio_reaches_asyncio_and_back_again() -> None:
                 saw.append("middle")
 
         async def outer() -> None:
-            with trio.move_on_after(0.05) as scope:
+            with scope:
                 await guest.run(middle)
             assert scope.cancelled_caught
             saw.append("outer")

@@ -53,7 +53,6 @@ KEPT = {
     # The same scripts in every run, unless it is a search.
     derandomize=SEARCH is None,
     database=None,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     phases=(Phase.generate, Phase.shrink),
 )

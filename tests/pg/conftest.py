@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.waiting import PATIENCE
 from trio_queue._pg import TrioConnection
 
 if TYPE_CHECKING:
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 async def connection(database: str) -> AsyncGenerator[TrioConnection, None]:
-    """The connection under test."""
+    """The connection under test. It is patient: a server that is slow is not one that is gone."""
     connection = await TrioConnection.connect(database)
+    connection.cancel_timeout = connection.cleanup_timeout = PATIENCE
     yield connection
     await connection.close()
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
+import psycopg
+import pytest
 import trio
+from psycopg import pq
 from trio.abc import Instrument
 
+from tests.waiting import PATIENCE
+from trio_queue._pg import TrioConnection
+
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator
     from typing import LiteralString
 
-    from trio_queue._pg import TrioConnection
+    from tests.fix_proxy import Direction, Message, Proxy
 
-PATIENCE = 30
-"""Seconds after which what a test waits for is not going to happen."""
+T = TypeVar("T")
+
+#: Whether a backend sleeps, or waits for a lock. That it is active says less: between two messages of one statement it
+#: is, too, and there it forgets a request to cancel.
+IS_HELD_UP = "SELECT wait_event_type IN ('Timeout', 'Lock') FROM pg_stat_activity WHERE pid = %s"
 
 
 async def fetch_value(connection: TrioConnection, query: LiteralString, *params: Any) -> Any:
@@ -44,12 +54,8 @@ async def wait_until(connection: TrioConnection, query: LiteralString, *params: 
 
 
 async def wait_until_running(admin: TrioConnection, pid: int) -> None:
-    """Wait until a backend is busy with a statement."""
-    await wait_until(
-        admin,
-        "SELECT state = 'active' AND query NOT LIKE '' FROM pg_stat_activity WHERE pid = %s",
-        pid,
-    )
+    """Wait until a backend is in the middle of a statement that does not end by itself."""
+    await wait_until(admin, IS_HELD_UP, pid)
 
 
 async def wait_until_idle(admin: TrioConnection, pid: int) -> None:
@@ -112,3 +118,63 @@ def cancelled_at(step: int, *, resuming: bool) -> Generator[CancelAtStep, None, 
             yield instrument
         finally:
             trio.lowlevel.remove_instrument(instrument)
+
+
+async def assert_frozen_wire_costs_the_connection(
+    proxy: Proxy,
+    conninfo: str,
+    use: Callable[[TrioConnection], Awaitable[object]],
+    *,
+    direction: Direction,
+) -> None:
+    """A cancel that meets a frozen wire is not held up by it: the connection is closed.
+
+    Args:
+        proxy: Where the wire is frozen and the cancel comes, at the first message in that direction.
+        conninfo: The server, past the proxy.
+        use: What is cancelled.
+        direction: As said.
+    """
+    connection = await TrioConnection.connect(proxy.conninfo(conninfo))
+    connection.cancel_timeout = connection.cleanup_timeout = 0.1
+    with trio.CancelScope() as scope:
+
+        async def freeze(message: Message) -> None:
+            await trio.lowlevel.checkpoint()
+            if message.direction is direction:
+                proxy.freeze()
+                scope.cancel()
+
+        proxy.on_message = freeze
+        await use(connection)
+    assert scope.cancelled_caught
+    assert connection.closed
+
+
+# -- asyncio ----------------------------------------------------------------------------------------
+
+
+def in_asyncio(conninfo: str, use: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]]) -> T:
+    """Use a connection of psycopg's own, in an asyncio loop."""
+
+    async def main() -> T:
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+            return await use(connection)
+
+    return asyncio.run(main())
+
+
+async def cancel_in_asyncio(
+    conninfo: str, connection: psycopg.AsyncConnection[Any], statement: Coroutine[Any, Any, object]
+) -> None:
+    """Cancel an asyncio task in the middle of its statement, which must leave the connection at rest."""
+    task = asyncio.create_task(statement)
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as admin:
+        while True:
+            cursor = await admin.execute(IS_HELD_UP, [connection.info.backend_pid])
+            if await cursor.fetchone() == (True,):
+                break
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert connection.info.transaction_status == pq.TransactionStatus.IDLE

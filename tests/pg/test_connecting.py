@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import trio
+import trio.testing
 from psycopg.conninfo import make_conninfo
 
 from tests.pg.helpers import assert_usable
@@ -82,8 +83,15 @@ async def test_the_second_host_answers(proxy: Proxy, database: str) -> None:
         await assert_usable(connection)
 
 
+async def jump_when_accepted(proxy: Proxy, clock: trio.testing.MockClock) -> None:
+    """Let a second pass once there is a connection to the proxy, and no time before and after."""
+    while not proxy.accepted:
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    clock.jump(1)
+
+
 async def test_a_host_that_does_not_answer_is_given_up(
-    proxy: Proxy, database: str, postgres_server: Any
+    proxy: Proxy, database: str, postgres_server: Any, mock_clock: trio.testing.MockClock
 ) -> None:
     proxy.freeze()
     conninfo = make_conninfo(
@@ -91,8 +99,10 @@ async def test_a_host_that_does_not_answer_is_given_up(
         host="127.0.0.1,127.0.0.1",
         port=f"{proxy.port},{postgres_server.port}",
     )
-    async with await TrioConnection.connect(conninfo, connect_timeout=0.1) as connection:
-        await assert_usable(connection)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(jump_when_accepted, proxy, mock_clock)
+        async with await TrioConnection.connect(conninfo, connect_timeout=0.1) as connection:
+            await assert_usable(connection)
 
 
 async def test_every_failure_is_in_the_error() -> None:
@@ -126,10 +136,14 @@ async def test_a_resolver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) 
     released.set()
 
 
-async def test_a_server_that_does_not_answer_is_named(proxy: Proxy, database: str) -> None:
+async def test_a_server_that_does_not_answer_is_named(
+    proxy: Proxy, database: str, mock_clock: trio.testing.MockClock
+) -> None:
     proxy.freeze()
-    with pytest.raises(psycopg.errors.ConnectionTimeout) as caught:
-        await TrioConnection.connect(proxy.conninfo(database), connect_timeout=0.05)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(jump_when_accepted, proxy, mock_clock)
+        with pytest.raises(psycopg.errors.ConnectionTimeout) as caught:
+            await TrioConnection.connect(proxy.conninfo(database), connect_timeout=0.05)
     assert f"port={proxy.port}" in str(caught.value)
     assert "no connection within 0.05 seconds (connect_timeout)" in str(caught.value)
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import psycopg
 import pytest
 import trio
-from psycopg import errors, pq
+from psycopg import errors
 from psycopg.adapt import AdaptersMap, Loader
 from psycopg.waiting import Wait
 
-from tests.pg.helpers import (
-    assert_usable,
-    fetch_value,
-)
+from tests.pg.helpers import assert_usable, cancel_in_asyncio, fetch_value, in_asyncio
 from trio_queue._pg import TrioConnection
 from trio_queue._pg.bounded import BoundedConnection
 from trio_queue._pg.direct import Command, can_send, execute, execute_async, get_result
 
-T = TypeVar("T")
 ADAPTERS = AdaptersMap(psycopg.adapters)
 #: Tells as well which of our statements the connection has prepared.
 ECHO = Command(
@@ -37,14 +31,6 @@ async def echo(connection: psycopg.AsyncConnection[Any]) -> list[str]:
     )
     assert (text, number) == ("é😀", 7)
     return cast("list[str]", prepared)
-
-
-def in_asyncio(conninfo: str, use: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]]) -> T:
-    async def main() -> T:
-        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
-            return await use(connection)
-
-    return asyncio.run(main())
 
 
 # -- every kind of connection -------------------------------------------------------------------
@@ -295,18 +281,9 @@ def test_a_cancelled_asyncio_task_leaves_the_connection_usable(database: str) ->
     sleep = Command(b"sleep", b"SELECT pg_sleep(600)")
 
     async def use(connection: psycopg.AsyncConnection[Any]) -> None:
-        task = asyncio.create_task(execute_async(connection, sleep, [], ADAPTERS))
-        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as admin:
-            while True:
-                cursor = await admin.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)' AND state = 'active'"
-                )
-                if (await cursor.fetchall())[0][0]:
-                    break
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert connection.info.transaction_status == pq.TransactionStatus.IDLE
+        await cancel_in_asyncio(
+            database, connection, execute_async(connection, sleep, [], ADAPTERS)
+        )
         assert await echo(connection) == []
 
     in_asyncio(database, use)

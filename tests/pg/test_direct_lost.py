@@ -7,9 +7,14 @@ import pytest
 import trio
 from psycopg import errors
 
-from tests.fix_proxy import Message, Proxy
-from tests.pg.helpers import PATIENCE, terminate, wait_until_running
+from tests.fix_proxy import Direction, Message, Proxy
+from tests.pg.helpers import (
+    assert_frozen_wire_costs_the_connection,
+    terminate,
+    wait_until_running,
+)
 from tests.pg.test_direct import ADAPTERS, echo
+from tests.waiting import PATIENCE
 from trio_queue._pg import TrioConnection
 from trio_queue._pg.direct import Command, execute_async
 
@@ -60,10 +65,6 @@ async def test_a_wire_that_is_cut(
 async def test_a_frozen_wire_costs_the_connection_not_the_caller(
     proxy: Proxy, database: str
 ) -> None:
-    connection = await TrioConnection.connect(proxy.conninfo(database))
-    connection.cancel_timeout = 0.1
-    proxy.freeze()
-    with trio.move_on_after(0.05) as scope:
-        await echo(connection)
-    assert scope.cancelled_caught
-    assert connection.closed
+    await assert_frozen_wire_costs_the_connection(
+        proxy, database, echo, direction=Direction.TO_SERVER
+    )

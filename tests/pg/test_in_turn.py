@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -14,19 +13,21 @@ from psycopg.adapt import AdaptersMap
 
 from tests.fix_proxy import Direction, Message, Proxy
 from tests.pg.helpers import (
-    PATIENCE,
+    assert_frozen_wire_costs_the_connection,
     assert_usable,
+    cancel_in_asyncio,
     cancelled_at,
     fetch_value,
+    in_asyncio,
     terminate,
     wait_until_running,
 )
+from tests.waiting import PATIENCE
 from trio_queue._pg import TrioConnection, in_turn
 from trio_queue._pg.direct import Command
 from trio_queue._pg.in_turn import can_send_in_turn, execute_in_turn, execute_in_turn_async
 from trio_queue._pg.waiting import Pace
 
-T = TypeVar("T")
 ADAPTERS = AdaptersMap(psycopg.adapters)
 #: Two rows for each part, and the transaction that they are written in.
 INSERT = Command(
@@ -50,14 +51,6 @@ def table(database: str) -> None:
 def check_answer(rows: Any, count: int = 4) -> None:
     assert [row[0] for row in rows] == list(range(2 * count))
     assert len({row[1] for row in rows}) == 1, "more than one transaction"
-
-
-def in_asyncio(conninfo: str, use: Callable[[psycopg.AsyncConnection[Any]], Awaitable[T]]) -> T:
-    async def main() -> T:
-        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
-            return await use(connection)
-
-    return asyncio.run(main())
 
 
 # -- every kind of connection ---------------------------------------------------------------------
@@ -330,19 +323,13 @@ async def test_in_a_cancelled_scope_nothing_more_is_sent(
 async def test_a_frozen_wire_costs_the_connection_not_the_caller(
     proxy: Proxy, database: str, connection: TrioConnection
 ) -> None:
-    frozen = await TrioConnection.connect(proxy.conninfo(database))
-    frozen.cancel_timeout = frozen.cleanup_timeout = 0.1
-
-    async def freeze(message: Message) -> None:
-        await trio.lowlevel.checkpoint()
-        if message.kind == "D":
-            proxy.freeze()
-
-    proxy.on_message = freeze
-    with trio.move_on_after(0.2) as scope:
-        await execute_in_turn_async(frozen, INSERT, parts(), ADAPTERS)
-    assert scope.cancelled_caught
-    assert frozen.closed
+    """At the first answer: something is written by then."""
+    await assert_frozen_wire_costs_the_connection(
+        proxy,
+        database,
+        lambda frozen: execute_in_turn_async(frozen, INSERT, parts(), ADAPTERS),
+        direction=Direction.TO_CLIENT,
+    )
     await proxy.cut()
     assert await fetch_value(connection, "SELECT count(*) FROM t") == 0
 
@@ -359,20 +346,9 @@ def test_a_cancelled_asyncio_task_leaves_nothing(database: str, sleeping: int) -
     )
 
     async def use(connection: psycopg.AsyncConnection[Any]) -> None:
-        task = asyncio.create_task(execute_in_turn_async(connection, slow, given, ADAPTERS))
-        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as admin:
-            while True:
-                cursor = await admin.execute(
-                    "SELECT wait_event FROM pg_stat_activity WHERE pid = %s",
-                    [connection.info.backend_pid],
-                )
-                if (await cursor.fetchall())[0][0] == "PgSleep":
-                    break
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        statement = execute_in_turn_async(connection, slow, given, ADAPTERS)
+        await cancel_in_asyncio(database, connection, statement)
         assert not connection.closed
-        assert connection.info.transaction_status == pq.TransactionStatus.IDLE
         cursor = await connection.execute("SELECT count(*) FROM t")
         assert await cursor.fetchone() == (0,)
 

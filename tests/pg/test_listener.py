@@ -8,7 +8,8 @@ import trio
 import trio.testing
 
 from tests.fix_proxy import Direction
-from tests.pg.helpers import PATIENCE, cancelled_at, terminate
+from tests.pg.helpers import cancelled_at, terminate
+from tests.waiting import PATIENCE
 from trio_queue._pg import Gap, Heard, Listener, TrioConnection
 
 if TYPE_CHECKING:
@@ -20,10 +21,14 @@ def payloads(heard: Heard) -> list[str]:
     return [each.payload for each in heard]
 
 
-def pid_of(listener: Listener) -> int:
+def connection_of(listener: Listener) -> TrioConnection:
     connection = listener._connection  # pyright: ignore[reportPrivateUsage] - the test breaks its wire
     assert connection is not None
-    return connection.info.backend_pid
+    return connection
+
+
+def pid_of(listener: Listener) -> int:
+    return connection_of(listener).info.backend_pid
 
 
 async def next_of(listener: Listener) -> Heard:
@@ -183,6 +188,7 @@ async def test_silence_is_checked_and_costs_one_statement_an_interval(
         trio.open_nursery() as nursery,
     ):
         pid = pid_of(listener)
+        connection = connection_of(listener)
         proxy.on_message = count
         nursery.start_soon(listener.next)
         await trio.testing.wait_all_tasks_blocked()
@@ -193,7 +199,9 @@ async def test_silence_is_checked_and_costs_one_statement_an_interval(
             mock_clock.jump(2)
             await answered.wait()
             answered = trio.Event()
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            while connection.info.transaction_status.name != "IDLE":  # it reads the answer
+                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()  # and waits again
             assert checks == expected
             assert pid_of(listener) == pid
         nursery.cancel_scope.cancel()

@@ -10,7 +10,6 @@ import trio
 import trio.testing
 
 from tests.pg.helpers import (
-    PATIENCE,
     assert_usable,
     cancelled_at,
     fetch_value,
@@ -18,6 +17,7 @@ from tests.pg.helpers import (
     wait_until,
     wait_until_running,
 )
+from tests.waiting import PATIENCE
 from trio_queue._pg import Pool, PoolClosed, PoolTimeout, TrioConnection, pool_member
 from trio_queue._pg.pool_member import CHECK_AFTER
 
@@ -244,10 +244,11 @@ async def test_a_connection_that_idled_for_long_proves_itself(
 async def test_a_peer_that_vanished_is_replaced_after_idling(
     proxy: Proxy, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_member, "CHECK_AFTER", -1.0)
-    monkeypatch.setattr(pool_member, "CHECK_TIMEOUT", 0.05)
     async with Pool(proxy.conninfo(database)) as pool:
         pid = await backend_pid(pool)
+        # From now on: a check of a server that is only slow must not fail.
+        monkeypatch.setattr(pool_member, "CHECK_AFTER", -1.0)
+        monkeypatch.setattr(pool_member, "CHECK_TIMEOUT", 0.05)
         proxy.freeze()
 
         async def thaw() -> None:
@@ -447,12 +448,25 @@ async def test_configure_must_not_leave_a_transaction_open(database: str) -> Non
 # -- the server is away ---------------------------------------------------------------------------------
 
 
-async def test_the_timeout_says_why(proxy: Proxy, database: str) -> None:
+async def test_the_timeout_says_why(
+    proxy: Proxy, database: str, mock_clock: trio.testing.MockClock
+) -> None:
     async with Pool(proxy.conninfo(database)) as pool:
         await proxy.refuse()
-        with pytest.raises(PoolTimeout, match="connecting last failed with: could not") as caught:
-            async with pool.connection(timeout=0.3):
-                raise AssertionError("lent")
+
+        async def let_time_pass() -> None:
+            for failures, seconds in ((1, 1), (2, 30)):  # a pause between two tries; the timeout
+                while pool.statistics().failures < failures:
+                    await trio.testing.wait_all_tasks_blocked(0.001)
+                mock_clock.jump(seconds)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(let_time_pass)
+            with pytest.raises(
+                PoolTimeout, match="connecting last failed with: could not"
+            ) as caught:
+                async with pool.connection(timeout=30):
+                    raise AssertionError("lent")
         assert isinstance(caught.value.__cause__, psycopg.OperationalError)
         assert pool.statistics().failures >= 2
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trio_queue._pg.text_format import encoders_for
@@ -92,7 +92,7 @@ def assert_alike(connection: psycopg.Connection[Any], kind: str, value: Any) -> 
 
 @pytest.mark.parametrize("kind", VALUES)
 def test_a_value(server: psycopg.Connection[Any], kind: str) -> None:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @example(value=None)
     @given(value=VALUES[kind])
     def check(value: Any) -> None:
@@ -106,7 +106,7 @@ def test_an_array(server: psycopg.Connection[Any], kind: str) -> None:
     # psycopg does not mix whole and broken numbers in an array.
     values = st.floats() if kind == "double precision" else VALUES[kind]
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=150)
     @example(value=None)
     @example(value=[None, None])
     @given(value=st.lists(values | st.none(), max_size=5))

@@ -19,8 +19,9 @@ from tests.waiting import wait_until
 APP = "tests.processes.tasks:app"
 DATABASE = "TRIO_QUEUE_DATABASE_URL"
 
-#: A lease that is soon over, and beats that come soon enough on a machine that is slow.
-SHORT_LEASE = ("--update-heartbeat-interval", "0.1", "--stalled-worker-timeout", "1")
+#: Seconds. Soon over; and a worker, or its server, that stands still for one of them is not taken for dead.
+LEASE = 3.0
+SHORT_LEASE = ("--update-heartbeat-interval", "0.1", "--stalled-worker-timeout", f"{LEASE:g}")
 #: The interval alone: how often such a worker looks for the jobs of dead ones; its own lease is long.
 LOOKS_OFTEN = ("--update-heartbeat-interval", "0.1", "--stalled-worker-timeout", "3600")
 

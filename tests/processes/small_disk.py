@@ -41,7 +41,7 @@ def main(directory: Path) -> None:
     server = EmbeddedServer(
         directory / "server",
         ephemeral=True,
-        settings={**SETTINGS, "autovacuum": "off"},
+        settings=SETTINGS,
         binaries=find_binaries(system=False),
     )
     with server:

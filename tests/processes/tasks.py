@@ -21,7 +21,7 @@ from trio_queue import JobContext
 PLACE = "TRIO_QUEUE_TEST_PLACE"
 DIARY, GATE = "diary", "gate"
 #: Longer than any test: a job that waits so long has been forgotten.
-FOR_EVER = 60.0
+FOR_EVER = 600.0
 
 #: Names no database: the environment does.
 app = trio_queue.App(connector=trio_queue.PsycopgConnector())

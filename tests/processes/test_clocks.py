@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.processes.fleet import SHORT_LEASE, Fleet, ended_by
+from tests.processes.fleet import LEASE, SHORT_LEASE, Fleet, ended_by
 
 HOURS = 3600
 RESCUED = "deferred_for_retry: worker_died"
@@ -28,7 +28,7 @@ def test_workers_whose_clocks_are_wrong(fleet: Fleet) -> None:
     for job in (*scheduled.values(), *retried.values()):
         fleet.wait_status(job, "succeeded")
     for job in held.values():
-        fleet.wait_seconds_since_start(job, 2.0)
+        fleet.wait_seconds_since_start(job, LEASE + 1)
     # Not before their moment, and not hours after it: each has run by now.
     for job in scheduled.values():
         assert fleet.events(job) == ["deferred", "started", "succeeded"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.processes.fleet import SHORT_LEASE, Fleet, ended_by
+from tests.processes.fleet import LEASE, SHORT_LEASE, Fleet, ended_by
 from tests.waiting import wait_until
 
 RESCUED = "deferred_for_retry: worker_died"
@@ -34,9 +34,10 @@ def test_sigkill(fleet: Fleet) -> None:
         assert fleet.events(job) == ["deferred", "started", RESCUED]
     # By the server's clock: not before its lease was over.
     assert fleet.value(
-        "SELECT min(at) - %s >= interval '1 s' FROM procrastinate_events"
+        "SELECT min(at) - %s >= make_interval(secs => %s) FROM procrastinate_events"
         " WHERE type = 'deferred_for_retry'",
         heard,
+        LEASE,
     )
     assert fleet.row(successor) == ("todo", 0)
 

@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from tests.cli.processes import Process
-from tests.processes.fleet import SHORT_LEASE, Fleet, ended_by
+from tests.processes.fleet import LEASE, SHORT_LEASE, Fleet, ended_by
 from tests.waiting import wait_for_end
 
 FORKING = "tests.processes.forking:app"
@@ -39,6 +39,8 @@ def test_the_child_of_a_job_ends_where_the_job_does(fleet: Fleet, task: str) -> 
         fleet.wait_status(job, "succeeded")
     more = fleet.defer("work")
     fleet.wait_status(more, "succeeded")
+    # A worker that had lost its heartbeat to a child would be taken for dead by now.
+    fleet.wait_seconds_since_start(more, LEASE + 0.5)
     workers = fleet.workers()
     assert sorted(pid for _, pid in workers) == sorted([worker.popen.pid, other.popen.pid])
     assert ended_by([worker, other], signal.SIGTERM) == [0, 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.processes.fleet import SHORT_LEASE, Fleet, ended_by
+from tests.processes.fleet import LEASE, SHORT_LEASE, Fleet, ended_by
 
 LATE = ["began", "cancelled/LEASE_LOST"]
 
@@ -63,7 +63,7 @@ def test_a_job_that_blocks_the_loop_keeps_its_lease(fleet: Fleet) -> None:
         fleet.wait_told(job, "began")
     registered = fleet.workers()
     for job in jobs:
-        fleet.wait_seconds_since_start(job, 2.0)
+        fleet.wait_seconds_since_start(job, LEASE + 1)
     assert fleet.workers() == registered
     for job in jobs:
         assert fleet.row(job) == ("doing", 0)

@@ -123,9 +123,19 @@ def heartbeat_backend(observer: psycopg.Connection[Any]) -> int:
 
 
 @contextlib.contextmanager
-def frozen(pid: int) -> Generator[None]:
-    """A server's process that answers nothing, while its socket stays open."""
-    os.kill(pid, signal.SIGSTOP)
+def frozen_heartbeat(observer: psycopg.Connection[Any]) -> Generator[None]:
+    """The heartbeat's backend answers nothing, while its socket stays open.
+
+    Between two beats: in the middle of one it would hold the row.
+    """
+    is_idle = "SELECT state = 'idle' FROM pg_stat_activity WHERE pid = %s"
+    while True:
+        pid = heartbeat_backend(observer)
+        os.kill(pid, signal.SIGSTOP)
+        # Looked at again: it may have begun one since it was found.
+        if observer.execute(is_idle, [pid]).fetchone() == (True,):
+            break
+        os.kill(pid, signal.SIGCONT)
     try:
         yield
     finally:
@@ -143,10 +153,8 @@ async def test_a_beat_on_a_frozen_server_ends_on_a_unix_socket_too(
         worker_id = await store.run(registration())
         with psycopg.connect(queue_database, autocommit=True) as observer:
             assert observer.info.host.startswith("/")
-            # It beats rarely enough to be found, and frozen, between two beats: in the middle of
-            # one it would hold the row.
             async with store.keep_alive(worker_id, 1):
-                with frozen(heartbeat_backend(observer)):
+                with frozen_heartbeat(observer):
                     # By another connection, while the first one hangs.
                     wait_beats(observer, 2)
 

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from tests.fix_worker import FaultyConnector, Steps, ran, work, working
+from tests.waiting import PATIENCE
 from trio_queue import App, BaseRetryStrategy, RetryDecision, Worker
 from trio_queue._worker.complete import Completer
 from trio_queue._worker.running import RunningJob
@@ -155,7 +156,7 @@ async def test_an_error_of_no_known_kind_does_not_end_the_writing(
 ) -> None:
     await defer(short_task(app), 3)
     store.fail(FinishJobs, error=ZeroDivisionError("a bug"), transient=False)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await work(app, concurrency=3)
     assert connector.statuses == ["succeeded"] * 3, "each is tried apart from the others"
 
@@ -192,7 +193,7 @@ async def test_a_result_that_cannot_be_shown_does_not_end_the_writing(
 
     for task in (returns, raises, short_task(app)):
         await task.defer_async()
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await work(app)
     assert connector.statuses == ["succeeded", "failed", "succeeded"]
     assert "returns[1]() succeeded" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextvars import ContextVar
 from typing import TypeVar
 
@@ -126,19 +127,26 @@ async def test_a_waiting_job_whose_lease_was_lost_does_not_begin(
     assert held.began == [0]
 
 
+async def claims_as_they_begin(held: Held, store: FaultyStore) -> list[int]:
+    """How many claims there were when the second job had begun, the third and so on, one after the other."""
+    claims: list[int] = []
+    await held.steps[0].started.wait()
+    for steps, following in itertools.pairwise(held.steps[:5]):
+        steps.may_end.set()
+        await following.started.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        claims.append(store.calls.count("fetch_jobs"))
+    for steps in held.steps:
+        steps.may_end.set()
+    return claims
+
+
 async def test_more_are_claimed_when_half_of_those_ahead_have_begun(
     app: App, store: FaultyStore, held: Held
 ) -> None:
     await held.defer(9)
     async with working(app, concurrency=1, prefetch=4):
-        await held.steps[0].started.wait()
-        for number, claims in ((0, 1), (1, 2), (2, 2), (3, 3)):
-            held.steps[number].may_end.set()
-            await held.steps[number + 1].started.wait()
-            await trio.testing.wait_all_tasks_blocked()
-            assert store.calls.count("fetch_jobs") == claims, number
-        for steps in held.steps:
-            steps.may_end.set()
+        assert await claims_as_they_begin(held, store) == [1, 2, 2, 3]
 
 
 async def test_of_many_more_are_claimed_when_so_many_have_begun_as_are_worth_a_claim(
@@ -147,14 +155,7 @@ async def test_of_many_more_are_claimed_when_so_many_have_begun_as_are_worth_a_c
     monkeypatch.setattr(running, "WORTH_A_CLAIM", 2)
     await held.defer(10)
     async with working(app, concurrency=1, prefetch=6):
-        await held.steps[0].started.wait()
-        for number, claims in ((0, 1), (1, 2), (2, 2), (3, 3)):
-            held.steps[number].may_end.set()
-            await held.steps[number + 1].started.wait()
-            await trio.testing.wait_all_tasks_blocked()
-            assert store.calls.count("fetch_jobs") == claims, number
-        for steps in held.steps:
-            steps.may_end.set()
+        assert await claims_as_they_begin(held, store) == [1, 2, 2, 3]
 
 
 async def test_no_more_are_claimed_while_too_many_outcomes_wait_to_be_written(

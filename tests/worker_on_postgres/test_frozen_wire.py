@@ -6,13 +6,12 @@ import pytest
 import trio
 
 from tests.fix_proxy import Direction, Proxy
+from tests.short_bounds import shorten_bounds
 from tests.waiting import eventually, within_patience
 from tests.worker_on_postgres.bench import Bench, told
 from tests.worker_on_postgres.statements import CLAIM, WRITE, Step, Watch
-from trio_queue._pg import pool_member
-from trio_queue._pg.connection import TrioConnection
-from trio_queue._storage import heartbeat, store
-from trio_queue._worker import database, fetch, lease
+from trio_queue._storage import heartbeat
+from trio_queue._worker import lease
 from trio_queue.exceptions import OutcomesNotWritten
 from trio_queue.log import Action
 from trio_queue.worker import Stage
@@ -23,14 +22,8 @@ SHORT_LEASE = {"update_heartbeat_interval": 0.1, "stalled_worker_timeout": 1.0}
 
 @pytest.fixture(autouse=True)
 def short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "CLAIM_BOUND", BOUND)
-    monkeypatch.setattr(lease, "CLAIM_BOUND", BOUND)
+    shorten_bounds(monkeypatch, BOUND)
     monkeypatch.setattr(lease, "GOODBYE_BOUND", 2 * BOUND)
-    assert database.Database.run.__kwdefaults__ is not None
-    monkeypatch.setitem(database.Database.run.__kwdefaults__, "bound", BOUND)
-    monkeypatch.setattr(TrioConnection, "cancel_timeout", BOUND)
-    monkeypatch.setattr(pool_member, "CHECK_TIMEOUT", BOUND)
-    monkeypatch.setattr(store, "POOL_TIMEOUT", BOUND)
     monkeypatch.setattr(heartbeat, "STOP_TIMEOUT", BOUND)
 
 
@@ -122,7 +115,7 @@ async def test_a_stop_that_meets_a_running_job_on_a_frozen_wire(
     wired: Bench, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     ids = wired.defer("hold")
-    worker = wired.worker(**SHORT_LEASE)
+    worker = wired.worker(update_heartbeat_interval=0.1)
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
         await eventually(lambda: wired.began[ids[0]] == 1, "the job")

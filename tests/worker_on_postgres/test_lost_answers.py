@@ -65,6 +65,8 @@ async def test_claim_held_until_a_stop_was_asked(
         worker.stop()
         await eventually(lambda: worker.stage is not Stage.RUNNING, "the drain")
         hold.let_go.set()
+        # Until then the jobs are `todo` because the claim has not arrived yet.
+        await eventually(lambda: watch.answered[CLAIM] == 2, "the end of the claim")
         # While the long job still runs, what was claimed is given back.
         await eventually(
             lambda: (
@@ -72,7 +74,6 @@ async def test_claim_held_until_a_stop_was_asked(
                 and wired.statuses(ids) == dict.fromkeys(ids, ("todo", 0))
             ),
             lambda: f"the jobs to be given back, seen: {wired.statuses()}",
-            patience=20,
         )
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert wired.strays(worker) == []
@@ -116,7 +117,6 @@ async def test_a_claim_that_arrives_after_a_stop_leaves_nothing(wired: Bench, pr
         await eventually(
             lambda: wired.statuses(ids) == dict.fromkeys(ids, ("todo", 0)),
             "the jobs to be given back while another still runs",
-            patience=20,
         )
         assert worker.stage is Stage.DRAINING
     await wired.is_quiet()

@@ -29,7 +29,6 @@ async def ends_as(bench: Bench, job_id: int, status: str, attempts: int = 1) -> 
         await eventually(
             lambda: bench.statuses([job_id]) == {job_id: (status, attempts)},
             lambda: f"job {job_id} to be {status}, it is {bench.statuses([job_id])}",
-            patience=10,
         )
         await bench.all_ended(bench.defer())
         assert worker.stage is Stage.RUNNING

@@ -113,7 +113,7 @@ async def test_the_job_of_a_dead_worker_is_rescued(behind: Bench) -> None:
     behind.rows(
         "UPDATE procrastinate_workers SET last_heartbeat = now() - interval '1 day' RETURNING id"
     )
-    async with behind.working(**POLLING, stalled_worker_timeout=1):
+    async with behind.working(**POLLING):
         await behind.all_ended()
     assert behind.statuses() == {job: ("succeeded", 2)}
 

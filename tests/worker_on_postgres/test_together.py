@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 import trio
@@ -65,11 +66,16 @@ async def test_in_one_nursery_with_queues_of_their_own(bench: Bench) -> None:
     await bench.is_quiet()
 
 
+def has_ended(bench: Bench, count: int) -> bool:
+    return len(bench.ended) >= count
+
+
 async def test_workers_that_come_and_go(bench: Bench) -> None:
     ids = defer_mixed(bench, 300, "one")
     while bench.value("SELECT count(*) FROM procrastinate_jobs WHERE status <> 'succeeded'"):
+        goal = min(len(bench.ended) + 20, len(ids))
         async with bench.working(concurrency=3), bench.working(concurrency=7):
-            await trio.sleep(0.03)  # how long they stay; nothing is expected of it
+            await eventually(partial(has_ended, bench, goal), f"the end of job {goal}")
     bench.each_ran_once(ids)
     locks_were_kept(bench)
     await bench.is_quiet()

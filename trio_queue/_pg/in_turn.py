@@ -79,7 +79,7 @@ def execute_in_turn(
                 connection.wait(exchange.undo())
             except BaseException as error:
                 connection.close()
-                if not isinstance(error, psycopg.Error):
+                if not isinstance(error, psycopg.Error):  # else the first error says why
                     raise
             raise
     return _rows(connection, results, adapters)
@@ -111,7 +111,7 @@ async def execute_in_turn_async(
                 await connection.wait(exchange.undo())
             except BaseException as error:
                 await connection.close()
-                if not isinstance(error, psycopg.Error):
+                if not isinstance(error, psycopg.Error):  # else the first error says why
                     raise
             raise
     return _rows(connection, results, adapters)

@@ -192,7 +192,7 @@ class HeartbeatThread:
         try:
             try:
                 is_there = self._beat(worker_id)
-            except Exception:
+            except Exception:  # over a connection that was there: once more over another
                 self._disconnect()
                 if not was_connected or self._is_ending:
                     raise
