@@ -85,6 +85,36 @@ def test_a_format_of_the_logging_module() -> None:
 
 
 @pytest.mark.parametrize(
+    ("format", "style", "told"),
+    [
+        ("%(levelname)s %(nope)s", "%", "'nope'"),
+        ("{levelname} {nope}", "{", "'nope'"),
+        ("$levelname ${nope}", "$", "'nope'"),
+        # Records of ours have it, those of other libraries have not.
+        ("%(action)s %(message)s", "%", "'action'"),
+        ("%(message)d", "%", "a real number is required"),
+        ("{message.nope}", "{", "'nope'"),
+        ("{message:d}", "{", "'d'"),
+    ],
+)
+def test_a_format_that_no_record_fits_is_refused(format: str, style: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        logs.make_formatter(format, style, io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("format", "style"),
+    [
+        ("%(asctime)s %(levelno)d %(process)d %(funcName)s:%(lineno)d %(msecs)03d", "%"),
+        ("{asctime} {name:>20} {thread:d} {relativeCreated:.1f} {message}", "{"),
+        ("$asctime $processName ${threadName} $pathname $$", "$"),
+    ],
+)
+def test_every_field_of_a_record_may_be_in_a_format(format: str, style: str) -> None:
+    assert logs.make_formatter(format, style, io.StringIO()).format(record())
+
+
+@pytest.mark.parametrize(
     ("asked", "level"),
     [
         ({}, logging.INFO),

@@ -85,7 +85,7 @@ def make_formatter(format: str, style: str, stream: TextIO) -> logging.Formatter
             its reader knows that.
 
     Raises:
-        ValueError: It is not a format of this style.
+        ValueError: It is not a format of this style, or has a field that not every record has.
     """
     match format:
         case "text":
@@ -95,7 +95,22 @@ def make_formatter(format: str, style: str, stream: TextIO) -> logging.Formatter
         case "json":
             return JsonFormatter()
         case _:
-            return logging.Formatter(format, style=style)  # type: ignore[arg-type]  # checked by logging itself
+            formatter = logging.Formatter(format, style=style)  # type: ignore[arg-type]  # checked by logging itself
+            _try(formatter)
+            return formatter
+
+
+def _try(formatter: logging.Formatter) -> None:
+    """Format what every record has: a field that is not known would fail with each line of the log.
+
+    Raises:
+        ValueError: It cannot be formatted; the message has the field.
+    """
+    trial = logging.LogRecord(__name__, logging.INFO, __file__, 1, "a trial", (), None, "_try")
+    try:
+        formatter.format(trial)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 @contextmanager
@@ -108,7 +123,7 @@ def logging_to_stderr(level: int, format: str, style: str) -> Generator[None]:
         style: See `make_formatter`.
 
     Raises:
-        ValueError: It is not a format of this style.
+        ValueError: See `make_formatter`.
     """
     stderr = cast("TextIO | None", sys.stderr)
     if stderr is None:
