@@ -165,6 +165,12 @@ def test_an_embedded_server_that_cannot_start(run: Callable[..., Result]) -> Non
         (["--log-format", "%(nope)s", "worker"], "not found in record: 'nope'"),
         (["--log-format", "{nope}", "--log-format-style", "{", "workers"], "'nope'"),
         (["--log-format", "$nope", "--log-format-style", "$", "workers"], "'nope'"),
+        (
+            ["schema", "--check", "--restore-procrastinate"],
+            "--check and --restore-procrastinate exclude each other: give one of them.",
+        ),
+        (["schema", "--read", "--check"], "--check and --read exclude"),
+        (["schema", "--apply", "--migrations-path"], "--apply and --migrations-path exclude"),
         (["--log-level", "loud", "workers"], "'loud' is not one of"),
         (["jobs", "list", "--status", "done"], "'done' is not one of"),
         (["jobs", "show", "first"], "JOB_ID"),

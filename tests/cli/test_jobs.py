@@ -276,5 +276,5 @@ def test_schema(run: Callable[..., Result], database: str) -> None:
     # The default is to apply; twice does no harm, and the option may stand on either side.
     assert run("--database", database, "schema").exit_code == 0
     assert run("schema", "--apply", "--database", database).exit_code == 0
-    assert run("schema", "--check", "--database", database).exit_code == 0
+    assert run("schema", "--check", "--check", "--database", database).exit_code == 0
     assert run("jobs", "list", "--database", database).exit_code == 0
