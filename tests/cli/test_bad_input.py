@@ -191,6 +191,25 @@ def test_a_command_line_that_is_wrong(
     refused(result, 2, told)
 
 
+@pytest.mark.parametrize("id_", [str(2**63), str(-(2**63) - 1), "9" * 20])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["jobs", "--worker"],
+        ["jobs", "list", "--worker-id"],
+        ["jobs", "list", "--after-id"],
+        ["jobs", "show", "--"],
+        ["jobs", "retry", "--", "1"],
+        ["jobs", "cancel", "--", "1"],
+        ["jobs", "abort", "--", "1"],
+    ],
+)
+def test_an_id_that_no_row_can_have(
+    run: Callable[..., Result], command: list[str], id_: str
+) -> None:
+    refused(run(*command, id_), 2, f"{id_} is not an id")
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
