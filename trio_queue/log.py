@@ -18,6 +18,8 @@ class Action(StrEnum):
     WORKER_LEAVES = "worker_leaves"
     #: A worker has stopped: no job of it runs any more.
     STOP_WORKER = "stop_worker"
+    #: An error has ended the command `trio-queue worker`, or kept it from starting.
+    WORKER_FAILED = "worker_failed"
     #: A worker outside of the main thread cannot hear signals.
     WORKER_NO_SIGNALS = "worker_no_signals"
     #: The asyncio loop around a worker was closed, or left standing, before the worker had stopped.

@@ -188,7 +188,7 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - handed to run(), which raises it bare
             self._error = self._error or error
             # What breaks here while it runs, a bug of ours, ends the worker by the same stages.
-            self._shutdown.stop(f"{type(error).__name__}: {error}")
+            self._shutdown.stop(f"{type(error).__name__}: {error}".partition("\n")[0])
         finally:
             self._shutdown.post(Event.ENDED, self._why_ended())
             self._ended.set()

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def refused(result: Result, code: int, *told: str) -> str:
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
-    assert sum(line.startswith("Error: ") for line in result.stderr.splitlines()) == 1
+    lines = result.stderr.splitlines()
+    # What ends a worker is a record of its log.
+    assert sum(line.startswith("Error: ") or " ERROR   " in line for line in lines) == 1, lines
     for text in told:
         assert text in result.stderr
     return result.stderr
@@ -43,6 +45,7 @@ def test_a_server_that_is_not_there(run: Callable[..., Result]) -> None:
             run("--database", conninfo, *command), 1, "127.0.0.1", "1", "trio-queue[embedded]"
         )
         assert "confidential" not in stderr
+        assert stderr.count("pip install") == 1
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,15 @@ def test_an_embedded_server_that_cannot_start(run: Callable[..., Result]) -> Non
         (["jobs", "list", "--log-format", "json"], "trio-queue --log-format ... jobs list"),
         (["-v", "-q", "workers"], "-v and -q exclude each other"),
         (["--log-format", "%(", "workers"], "--log-format"),
+        (["--log-format", "%(nope)s", "worker"], "not found in record: 'nope'"),
+        (["--log-format", "{nope}", "--log-format-style", "{", "workers"], "'nope'"),
+        (["--log-format", "$nope", "--log-format-style", "$", "workers"], "'nope'"),
+        (
+            ["schema", "--check", "--restore-procrastinate"],
+            "--check and --restore-procrastinate exclude each other: give one of them.",
+        ),
+        (["schema", "--read", "--check"], "--check and --read exclude"),
+        (["schema", "--apply", "--migrations-path"], "--apply and --migrations-path exclude"),
         (["--log-level", "loud", "workers"], "'loud' is not one of"),
         (["jobs", "list", "--status", "done"], "'done' is not one of"),
         (["jobs", "show", "first"], "JOB_ID"),
@@ -177,6 +189,25 @@ def test_a_command_line_that_is_wrong(
 ) -> None:
     result = run(*command)
     refused(result, 2, told)
+
+
+@pytest.mark.parametrize("id_", [str(2**63), str(-(2**63) - 1), "9" * 20])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["jobs", "--worker"],
+        ["jobs", "list", "--worker-id"],
+        ["jobs", "list", "--after-id"],
+        ["jobs", "show", "--"],
+        ["jobs", "retry", "--", "1"],
+        ["jobs", "cancel", "--", "1"],
+        ["jobs", "abort", "--", "1"],
+    ],
+)
+def test_an_id_that_no_row_can_have(
+    run: Callable[..., Result], command: list[str], id_: str
+) -> None:
+    refused(run(*command, id_), 2, f"{id_} is not an id")
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,13 @@ def test_a_reason_stands_beside_its_event(run: Callable[..., Result], on_queue: 
     assert (told["reason"], told["worker_id"], told["attempt"]) == ("released", 1, 0)
 
 
+def test_the_greatest_id_is_one_that_a_job_may_have(run: Callable[..., Result]) -> None:
+    for id_ in (2**63 - 1, -(2**63)):
+        result = run("jobs", "show", "--", str(id_))
+        assert (result.exit_code, result.stderr) == (1, f"Error: there is no job {id_}\n")
+        assert run("jobs", "list", "--after-id", str(id_)).exit_code == 0
+
+
 def test_healthchecks(run: Callable[..., Result]) -> None:
     result = run("--app", APP, "healthchecks")
     assert result.stdout == "App: OK\nDatabase connection: OK\nTables: OK\n"
@@ -276,5 +283,5 @@ def test_schema(run: Callable[..., Result], database: str) -> None:
     # The default is to apply; twice does no harm, and the option may stand on either side.
     assert run("--database", database, "schema").exit_code == 0
     assert run("schema", "--apply", "--database", database).exit_code == 0
-    assert run("schema", "--check", "--database", database).exit_code == 0
+    assert run("schema", "--check", "--check", "--database", database).exit_code == 0
     assert run("jobs", "list", "--database", database).exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 import logging
@@ -32,11 +33,15 @@ def record(level: int = logging.INFO, **extra: Any) -> logging.LogRecord:
     )
 
 
-def test_text_is_for_people() -> None:
-    text = logs.make_formatter("text", "%", io.StringIO()).format(record(logging.WARNING))
-    moment, level, message = text.split(maxsplit=2)
-    assert (level, message) == ("WARNING", "it happened")
-    assert len(moment) == len("12:34:56.789")
+def test_text_is_for_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sits at the terminal knows the date; who reads a file a week later does not."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    told = record(logging.WARNING)
+    told.created = datetime.datetime(2030, 1, 2, 3, 4, 5, 678900).astimezone().timestamp()
+    on_terminal = logs.make_formatter("text", "%", Terminal()).format(told)
+    assert on_terminal == "03:04:05.678 WARNING it happened"
+    elsewhere = logs.make_formatter("text", "%", io.StringIO()).format(told)
+    assert elsewhere == "2030-01-02T03:04:05.678 WARNING it happened"
 
 
 def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +82,36 @@ def test_a_format_of_the_logging_module() -> None:
     assert line == "INFO|it happened"
     with pytest.raises(ValueError, match="format"):
         logs.make_formatter("{levelname", "%", io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("format", "style", "told"),
+    [
+        ("%(levelname)s %(nope)s", "%", "'nope'"),
+        ("{levelname} {nope}", "{", "'nope'"),
+        ("$levelname ${nope}", "$", "'nope'"),
+        # Records of ours have it, those of other libraries have not.
+        ("%(action)s %(message)s", "%", "'action'"),
+        ("%(message)d", "%", "a real number is required"),
+        ("{message.nope}", "{", "'nope'"),
+        ("{message:d}", "{", "'d'"),
+    ],
+)
+def test_a_format_that_no_record_fits_is_refused(format: str, style: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        logs.make_formatter(format, style, io.StringIO())
+
+
+@pytest.mark.parametrize(
+    ("format", "style"),
+    [
+        ("%(asctime)s %(levelno)d %(process)d %(funcName)s:%(lineno)d %(msecs)03d", "%"),
+        ("{asctime} {name:>20} {thread:d} {relativeCreated:.1f} {message}", "{"),
+        ("$asctime $processName ${threadName} $pathname $$", "$"),
+    ],
+)
+def test_every_field_of_a_record_may_be_in_a_format(format: str, style: str) -> None:
+    assert logs.make_formatter(format, style, io.StringIO()).format(record())
 
 
 @pytest.mark.parametrize(

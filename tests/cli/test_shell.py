@@ -148,6 +148,8 @@ def test_it_answers_as_procrastinates(
     [
         ("lst", "there is no command 'lst', but EOF, cancel,"),
         ("list_jobs id=x", "give the number of a job, not 'x'"),
+        ("list_jobs id=9223372036854775808", "9223372036854775808 is not an id: ids are"),
+        ("cancel -9223372036854775809", "-9223372036854775809 is not an id"),
         ("list_jobs nope=1", "'nope=1' is not a filter: there are id=..., queue=...,"),
         ("list_jobs status", "'status' is not a filter"),
         ("list_queues details", "'details' is not a filter"),

@@ -75,8 +75,8 @@ def test_an_app_that_cannot_be_opened(fleet: Fleet) -> None:
     beside = fleet.start("-n", "beside")
     worker = fleet.start(conninfo=NOWHERE)
     assert worker.wait_end() == 1
-    [error] = [line for line in worker.said.splitlines() if line.startswith("Error: ")]
-    assert error.startswith("Error: cannot connect to PostgreSQL at host=127.0.0.1 port=1")
+    [error] = [line for line in worker.said.splitlines() if " ERROR " in line]
+    assert "failed: cannot connect to PostgreSQL at host=127.0.0.1 port=1" in error
     assert "Start the server, or give the conninfo of one that runs." in worker.said
     assert "Traceback" not in worker.said
     assert "Starting worker" not in worker.said

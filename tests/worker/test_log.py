@@ -88,7 +88,9 @@ async def test_no_signal_is_announced_where_none_is_heard(
         await wait_until(lambda: worker.stage is Stage.DRAINING)
         worker.ask("Task.cancel()")
     draining = lines(caplog, *STAGES)[1]
-    assert draining.endswith("; it waits however long that takes, ask again to abort (as before)")
+    assert draining.endswith(
+        "; it waits however long that takes, ask again to abort (in the same way)"
+    )
 
 
 async def test_a_deadline_is_named(
@@ -155,7 +157,7 @@ async def test_a_long_drain_says_now_and_then_what_it_waits_for(
         (
             1,
             False,
-            "it aborts in 60.0 s (shutdown_graceful_timeout), ask again to abort now (as before)",
+            "it aborts in 60.0 s (shutdown_graceful_timeout), ask again to abort now (in the same way)",
         ),
         (2, False, "it waits for the end, only SIGKILL ends it sooner"),
         (

@@ -162,7 +162,10 @@ async def test_many_rescuers_take_each_job_once(
     assert sorted(ran) == list(range(9))
 
 
-@pytest.mark.promise("When a worker dies / stalled_jobs_limit deaths (3)")
+@pytest.mark.promise(
+    "When a worker dies / stalled_jobs_limit deaths (3)",
+    "What happened to a job / worker_died … times under it",
+)
 async def test_a_job_under_which_three_workers_died_fails(
     app: App, connector: FaultyConnector, autojump_clock: trio.testing.MockClock
 ) -> None:

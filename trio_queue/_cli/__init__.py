@@ -84,8 +84,9 @@ instead of TRIO_QUEUE_..., are read too, where ours are not set.
     env="LOG_FORMAT",
     metavar="text|json|FORMAT",
     default=logs.TEXT,
-    help="text: for people, in colours on a terminal. json: an object on each line, with action, "
-    "job, task, queue and worker as fields. Or a format of Python's logging module.",
+    help="text: for people, in colours on a terminal, with the date elsewhere. json: an object on "
+    "each line, with action, job, task, queue and worker as fields. Or a format of Python's "
+    "logging module.",
 )
 @option(
     "--log-format-style",

@@ -23,19 +23,22 @@ _COLOURS = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
 class TextFormatter(logging.Formatter):
     """A line for a person: the time, the level, what happened; a traceback below it."""
 
-    def __init__(self, *, colour: bool) -> None:
+    def __init__(self, *, dated: bool, colour: bool) -> None:
         """Make one.
 
         Args:
+            dated: Whether the date stands before the time of day.
             colour: Whether warnings and errors stand out by ANSI colours.
         """
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+        self._dated = dated
         self._colour = colour
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's signature
-        """The local time of day, in milliseconds: the date is the terminal's reader's own."""
-        moment = datetime.datetime.fromtimestamp(record.created).astimezone()
-        return moment.strftime("%H:%M:%S.") + f"{moment.microsecond // 1000:03}"
+        """The local time in milliseconds, with the date where it is wanted: 2030-01-02T03:04:05.678."""
+        moment = datetime.datetime.fromtimestamp(record.created).astimezone().replace(tzinfo=None)
+        told = moment if self._dated else moment.time()
+        return told.isoformat(timespec="milliseconds")
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
@@ -78,18 +81,36 @@ def make_formatter(format: str, style: str, stream: TextIO) -> logging.Formatter
     Args:
         format: "text", "json", or a format of the logging module's.
         style: The style of such a format: "%", "{" or "$".
-        stream: Where the lines go; a terminal gets colours, unless NO_COLOR is set.
+        stream: Where the lines go. A terminal gets colours, unless NO_COLOR is set, and no date:
+            its reader knows that.
 
     Raises:
-        ValueError: It is not a format of this style.
+        ValueError: It is not a format of this style, or has a field that not every record has.
     """
     match format:
         case "text":
-            return TextFormatter(colour=stream.isatty() and not os.environ.get("NO_COLOR"))
+            at_terminal = stream.isatty()
+            colour = at_terminal and not os.environ.get("NO_COLOR")
+            return TextFormatter(dated=not at_terminal, colour=colour)
         case "json":
             return JsonFormatter()
         case _:
-            return logging.Formatter(format, style=style)  # type: ignore[arg-type]  # checked by logging itself
+            formatter = logging.Formatter(format, style=style)  # type: ignore[arg-type]  # checked by logging itself
+            _try(formatter)
+            return formatter
+
+
+def _try(formatter: logging.Formatter) -> None:
+    """Format what every record has: a field that is not known would fail with each line of the log.
+
+    Raises:
+        ValueError: It cannot be formatted; the message has the field.
+    """
+    trial = logging.LogRecord(__name__, logging.INFO, __file__, 1, "a trial", (), None, "_try")
+    try:
+        formatter.format(trial)
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(str(error)) from error
 
 
 @contextmanager
@@ -102,7 +123,7 @@ def logging_to_stderr(level: int, format: str, style: str) -> Generator[None]:
         style: See `make_formatter`.
 
     Raises:
-        ValueError: It is not a format of this style.
+        ValueError: See `make_formatter`.
     """
     stderr = cast("TextIO | None", sys.stderr)
     if stderr is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from trio_queue import utils
+from trio_queue._cli.values import IDS, not_an_id
 from trio_queue.exceptions import JobNotFound, TrioQueueException
 from trio_queue.jobs import Job
 from trio_queue.manager import JobManager
@@ -187,10 +188,13 @@ def _read_filters(arg: str, known: tuple[str, ...], flags: tuple[str, ...] = ())
 
 def _read_id(text: str) -> int:
     try:
-        return int(text)
+        number = int(text)
     except ValueError:
         told = f"not {text!r}" if text else "such as 12"
         raise ShellError(f"give the number of a job, {told}") from None
+    if number not in IDS:
+        raise ShellError(not_an_id(number))
+    return number
 
 
 def _shown(job: Job, *, details: bool = False) -> str:

@@ -3,8 +3,32 @@
 from __future__ import annotations
 
 import datetime
+from typing import Final
 
 import click
+
+#: Jobs and workers are numbered by a `bigint`.
+IDS: Final = range(-(2**63), 2**63)
+
+
+def row_id(value: str | int) -> int:
+    """Read the id of a job or a worker.
+
+    Raises:
+        click.BadParameter: It is not a whole number, or one that no row can have.
+    """
+    try:
+        number = int(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a whole number.") from None
+    if number not in IDS:
+        raise click.BadParameter(not_an_id(number))
+    return number
+
+
+def not_an_id(number: int) -> str:
+    """What is said of a number that is not one of `IDS`."""
+    return f"{number} is not an id: ids are whole numbers of 64 bits."
 
 
 def moment(value: str | datetime.datetime) -> datetime.datetime:

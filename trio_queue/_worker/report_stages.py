@@ -238,7 +238,7 @@ class StageReporter:
         by_key = self._who in {"SIGINT", "Ctrl-C"} and _is_terminal()
         if by_key or self._who == "Ctrl-C":
             return "Ctrl-C"
-        return "another signal" if self._options.install_signal_handlers else "as before"
+        return "another signal" if self._options.install_signal_handlers else "in the same way"
 
     def _say(
         self,

@@ -12,7 +12,7 @@ from trio_queue import utils
 from trio_queue._cli.group import EXIT_CODES, CommandGroup
 from trio_queue._cli.options import connection_options
 from trio_queue._cli.session import Session
-from trio_queue._cli.values import duration, moment
+from trio_queue._cli.values import duration, moment, row_id
 from trio_queue.exceptions import JobNotFound
 from trio_queue.jobs import Status
 
@@ -43,14 +43,16 @@ Statuses:
 
 STATUSES = ("todo", "doing", "succeeded", "failed", "cancelled", "aborted")
 
-_job_ids = click.argument("job_ids", metavar="JOB_ID...", type=int, nargs=-1, required=True)
+_job_ids = click.argument("job_ids", metavar="JOB_ID...", type=row_id, nargs=-1, required=True)
 _as_json = click.option(
     "--json", "as_json", is_flag=True, help="JSON, an object on each line, for programs."
 )
 
 
 @click.command(cls=CommandGroup, epilog=EPILOG, invoke_without_command=True)
-@click.option("--worker", "worker_id", type=int, metavar="ID", help="List what this worker holds.")
+@click.option(
+    "--worker", "worker_id", type=row_id, metavar="ID", help="List what this worker holds."
+)
 @_as_json
 @connection_options
 @click.pass_context
@@ -108,8 +110,12 @@ def _ask(session: Session, question: Callable[[App], Awaitable[R]]) -> R:
 @click.option("--task", help="Jobs of this task.")
 @click.option("--lock", help="Jobs with this lock.")
 @click.option("--queueing-lock", help="Jobs with this queueing lock.")
-@click.option("--worker-id", type=int, help="Jobs that this worker runs or ran last.")
-@click.option("--after-id", type=int, help="Jobs with a greater id; from the lowest on.")
+@click.option(
+    "--worker-id", type=row_id, metavar="ID", help="Jobs that this worker runs or ran last."
+)
+@click.option(
+    "--after-id", type=row_id, metavar="ID", help="Jobs with a greater id; from the lowest on."
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -145,7 +151,7 @@ def list_(session: Session, /, *, limit: int, as_json: bool, **filters: Any) -> 
 
 
 @command.command("show")
-@click.argument("job_id", type=int)
+@click.argument("job_id", type=row_id)
 @_as_json
 @connection_options
 @click.pass_obj

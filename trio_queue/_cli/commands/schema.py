@@ -17,38 +17,37 @@ Examples:
 {EXIT_CODES}"""
 
 
+#: What it can do, by the names of the options.
+ACTIONS = ("apply", "check", "restore_procrastinate", "read", "migrations_path")
+
+
 @click.command(epilog=EPILOG)
 @click.option(
     "--apply",
-    "action",
-    flag_value="apply",
-    default="apply",
+    is_flag=True,
     help="Create the tables, or bring them to this version (the default). Safe to repeat, safe on "
     "a database of Procrastinate's, whose workers may go on.",
 )
-@click.option(
-    "--check", "action", flag_value="check", help="Say what is missing; exit with 1 if anything is."
-)
+@click.option("--check", is_flag=True, help="Say what is missing; exit with 1 if anything is.")
 @click.option(
     "--restore-procrastinate",
-    "action",
-    flag_value="restore_procrastinate",
+    is_flag=True,
     help="Go back: take away what trio_queue added, so that the tables, with every job, are as "
     "Procrastinate makes them. Refused while a worker of trio_queue is alive.",
 )
-@click.option("--read", "action", flag_value="read", help="Print the SQL; nothing is connected.")
+@click.option("--read", is_flag=True, help="Print the SQL; nothing is connected.")
 @click.option(
     "--migrations-path",
-    "action",
-    flag_value="migrations_path",
+    is_flag=True,
     help="Print the directory of the migrations.",
 )
 @connection_options
 @click.pass_obj
-def command(session: Session, /, *, action: str) -> None:
+def command(session: Session, /, **given: bool) -> None:
     """Create the tables of the queue in the database, or bring them to this version."""
     from trio_queue.schema import SchemaManager, describe
 
+    action = _only_action(given)
     if action in {"read", "migrations_path"}:
         told = (
             SchemaManager.get_schema() if action == "read" else SchemaManager.get_migrations_path()
@@ -71,3 +70,12 @@ def command(session: Session, /, *, action: str) -> None:
     if not state.is_usable:
         raise SchemaError(describe(state))
     click.echo(describe(state))
+
+
+def _only_action(given: dict[str, bool]) -> str:
+    """What is to be done. Raises click.UsageError where it is more than one thing."""
+    asked = [action for action in ACTIONS if given[action]]
+    if len(asked) > 1:
+        names = " and ".join(f"--{action.replace('_', '-')}" for action in asked)
+        raise click.UsageError(f"{names} exclude each other: give one of them.")
+    return asked[0] if asked else "apply"
