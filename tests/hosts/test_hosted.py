@@ -119,9 +119,11 @@ def test_ctrl_c_just_before_one_tells_its_end_does_not_keep_it_from_that() -> No
 
     told = Told(Struck())
 
+    def say_nothing(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None: ...
+
     async def main() -> None:
         # asyncio says that nobody looked at the task.
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        asyncio.get_running_loop().set_exception_handler(say_nothing)
         told.start()
         await turns()
 
