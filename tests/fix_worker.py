@@ -13,14 +13,19 @@ import pytest
 import trio
 
 from trio_queue import App
+from trio_queue.completion import Completion
+from trio_queue.exceptions import ConnectorException
 from trio_queue.management import CancelJob
 from trio_queue.store import JobStore
 from trio_queue.testing import FaultyStore, InMemoryConnector, InMemoryJobStore
-from trio_queue.verbs import AdoptOrphans, RegisterWorker, UnregisterWorker
+from trio_queue.verbs import AdoptOrphans, FinishJobs, RegisterWorker, UnregisterWorker
 from trio_queue.worker import Stage, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+
+
+REFUSED = ConnectorException("no row can hold that")
 
 
 class FaultyConnector(InMemoryConnector):
@@ -88,6 +93,17 @@ class FaultyConnector(InMemoryConnector):
             row["status"] == "doing" and row["worker_id"] not in workers
             for row in self.jobs.values()
         )
+
+    def refuse(self, is_refused: Callable[[Completion], bool], error: Exception = REFUSED) -> None:
+        """The database refuses to write such outcomes, now and always."""
+        run = self.database.run
+
+        def run_or_refuse(verb: Any) -> Any:
+            if isinstance(verb, FinishJobs) and any(map(is_refused, verb.completions)):
+                raise error
+            return run(verb)
+
+        self.database.run = run_or_refuse  # type: ignore[method-assign]  # of this one
 
     def say(self, verb: CancelJob) -> bool:
         """What somebody else says to the database."""

@@ -262,27 +262,8 @@ async def test_what_connections_are_set_to(queue_database: str) -> None:
     await named.close_async()
 
 
-@in_both_loops
-@pytest.mark.parametrize("sizes", [{"min_size": 5}, {"min_size": 0}, {"max_size": None}])
-def test_whatever_sizes_the_user_names(
-    run: Run, queue_database: str, sizes: dict[str, Any]
-) -> None:
-    connector = PsycopgConnector(conninfo=queue_database, **sizes)
-
-    async def main() -> None:
-        await connector.open_async()
-        assert await connector.run_async(JOB) == [1]
-        await connector.close_async()
-
-    run(main)
-    connector.open()
-    assert connector.fetch("SELECT 1") == [(1,)]
-    connector.close()
-
-
-@in_both_loops
-def test_rows_are_tuples_to_us_whatever_they_are_to_the_user(run: Run, queue_database: str) -> None:
-    connector = PsycopgConnector(conninfo=queue_database, kwargs={"row_factory": dict_row})
+def answers_in_both_colours(run: Run, connector: PsycopgConnector) -> None:
+    """In an event loop, and in sync code after it."""
 
     async def main() -> None:
         await connector.open_async()
@@ -294,6 +275,20 @@ def test_rows_are_tuples_to_us_whatever_they_are_to_the_user(run: Run, queue_dat
     connector.open()
     assert connector.fetch("SELECT 1") == [(1,)]
     connector.close()
+
+
+@in_both_loops
+@pytest.mark.parametrize("sizes", [{"min_size": 5}, {"min_size": 0}, {"max_size": None}])
+def test_whatever_sizes_the_user_names(
+    run: Run, queue_database: str, sizes: dict[str, Any]
+) -> None:
+    answers_in_both_colours(run, PsycopgConnector(conninfo=queue_database, **sizes))
+
+
+@in_both_loops
+def test_rows_are_tuples_to_us_whatever_they_are_to_the_user(run: Run, queue_database: str) -> None:
+    kwargs = {"row_factory": dict_row}
+    answers_in_both_colours(run, PsycopgConnector(conninfo=queue_database, kwargs=kwargs))
 
 
 @pytest.mark.parametrize("autocommit", [True, False])

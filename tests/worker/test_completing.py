@@ -13,14 +13,10 @@ from tests.waiting import PATIENCE
 from trio_queue import App, BaseRetryStrategy, RetryDecision, Worker
 from trio_queue._worker.complete import Completer
 from trio_queue._worker.running import RunningJob
-from trio_queue.exceptions import ConnectorException, OutcomesNotWritten
+from trio_queue.exceptions import OutcomesNotWritten
 from trio_queue.jobs import Job
 from trio_queue.testing import FaultyStore
 from trio_queue.verbs import FinishJobs
-
-
-class Refused(ConnectorException):
-    """The database refuses this row."""
 
 
 def short_task(app: App) -> Any:
@@ -107,16 +103,8 @@ async def test_one_refused_row_does_not_hold_the_others(
     connector: FaultyConnector,
     store: FaultyStore,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = connector.database.run
-
-    def refuse(verb: Any) -> Any:
-        if isinstance(verb, FinishJobs) and any(c.job_id == 2 for c in verb.completions):
-            raise Refused
-        return run(verb)
-
-    monkeypatch.setattr(connector.database, "run", refuse)
+    connector.refuse(lambda completion: completion.job_id == 2)
     await defer(short_task(app), 3)
     await work(app, concurrency=3)
     assert [connector.status(job_id) for job_id in (1, 3)] == ["succeeded"] * 2
@@ -125,7 +113,7 @@ async def test_one_refused_row_does_not_hold_the_others(
 
 
 async def test_a_retry_that_the_database_refuses_is_a_failure(
-    app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch
+    app: App, connector: FaultyConnector
 ) -> None:
     """A strategy may ask for a queue whose name no column can hold."""
 
@@ -133,14 +121,7 @@ async def test_a_retry_that_the_database_refuses_is_a_failure(
         def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:  # noqa: ARG002 - as it is called
             return RetryDecision(queue="x" * 1_000)
 
-    run = connector.database.run
-
-    def refuse(verb: Any) -> Any:
-        if isinstance(verb, FinishJobs) and any(c.retry for c in verb.completions):
-            raise Refused
-        return run(verb)
-
-    monkeypatch.setattr(connector.database, "run", refuse)
+    connector.refuse(lambda completion: completion.retry is not None)
 
     @app.task(name="bad", retry=Nowhere())
     def bad() -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
 from tests.fix_worker import FaultyConnector, work
-from tests.worker.test_completing import Refused, defer, short_task
+from tests.worker.test_completing import defer, short_task
 from trio_queue import App, BaseRetryStrategy, RetryDecision
 from trio_queue.jobs import Job
 from trio_queue.testing import FaultyStore
@@ -48,22 +47,14 @@ async def test_a_log_handler_that_raises_does_not_end_the_writing(
 async def test_a_log_handler_that_raises_at_one_row_does_not_leave_the_others_of_its_batch(
     app: App,
     connector: FaultyConnector,
-    monkeypatch: pytest.MonkeyPatch,
     kind: type[BaseException],
 ) -> None:
-    run = connector.database.run
-
-    def refuse(verb: Any) -> Any:
-        if isinstance(verb, FinishJobs) and any(c.job_id == 2 for c in verb.completions):
-            raise Refused
-        return run(verb)
-
     def raises(record: logging.LogRecord) -> bool:
         if record.__dict__.get("action") in {"job_success", "outcome_not_written"}:
             raise kind("a bug in a filter of the user's")
         return True
 
-    monkeypatch.setattr(connector.database, "run", refuse)
+    connector.refuse(lambda completion: completion.job_id == 2)
     logger = logging.getLogger("trio_queue.worker.worker")
     logger.addFilter(raises)
     logger.setLevel(logging.INFO)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 import pytest
 import trio
@@ -20,11 +19,10 @@ from tests.fix_worker import (
 )
 from tests.worker.test_rescue import die_with_a_job
 from trio_queue import App, BaseRetryStrategy, InterruptedJobs, JobContext, RetryDecision, Worker
-from trio_queue.exceptions import ConnectorException
 from trio_queue.jobs import AbortReason, Job
 from trio_queue.management import CancelJob
 from trio_queue.testing import FaultyStore
-from trio_queue.verbs import FetchJobs, FinishJobs, UnregisterWorker
+from trio_queue.verbs import FetchJobs, UnregisterWorker
 
 
 def last_event(connector: FaultyConnector, job_id: int = 1) -> tuple[str, str | None]:
@@ -199,16 +197,9 @@ async def test_a_retry_strategy_that_raises_is_the_reason(
 
 @pytest.mark.promise("What happened to a job / retry_refused")
 async def test_a_retry_that_the_database_refuses_is_the_reason(
-    app: App, connector: FaultyConnector, monkeypatch: pytest.MonkeyPatch
+    app: App, connector: FaultyConnector
 ) -> None:
-    run = connector.database.run
-
-    def refuse(verb: Any) -> Any:
-        if isinstance(verb, FinishJobs) and any(each.retry for each in verb.completions):
-            raise ConnectorException("no row can hold that")
-        return run(verb)
-
-    monkeypatch.setattr(connector.database, "run", refuse)
+    connector.refuse(lambda completion: completion.retry is not None)
 
     @app.task(name="job", retry=Refusing(raises=False))
     async def job() -> None:

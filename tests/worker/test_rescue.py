@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import trio
 import trio.testing
@@ -227,21 +225,16 @@ async def test_a_row_that_cannot_be_ended_holds_neither_the_others_nor_the_worke
     app: App,
     connector: FaultyConnector,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    run = connector.database.run
-
-    def refuse(verb: Any) -> Any:
-        if isinstance(verb, FinishJobs) and any(c.job_id == 2 for c in verb.completions):
-            raise TrioQueueException("a number that no column can hold")
-        return run(verb)
-
     steps = Steps()
     steps.may_end.set()
     await app.task(name="job")(steps.__call__).batch_defer_async({}, {}, {})
     connector.database.run(UnregisterWorker(die_with_a_job(connector)))
-    monkeypatch.setattr(connector.database, "run", refuse)
+    connector.refuse(
+        lambda completion: completion.job_id == 2,
+        TrioQueueException("a number that no column can hold"),
+    )
     async with working(app):
         await trio.sleep(60)
         assert connector.statuses == ["succeeded", "doing", "succeeded"]
