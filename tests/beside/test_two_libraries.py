@@ -41,7 +41,7 @@ class Trial:
 
     conninfo: str
     connection: psycopg.Connection[Any]
-    fleet: Fleet
+    processes: Fleet
     ours: list[subprocess.Popen[str]] = attrs.Factory(list[subprocess.Popen[str]])
     theirs: list[subprocess.Popen[str]] = attrs.Factory(list[subprocess.Popen[str]])
     #: When a process of ours was dead, by the server's clock.
@@ -57,7 +57,7 @@ class Trial:
 
     def start_worker_of_ours(self) -> None:
         """Start one."""
-        self.ours.append(self.fleet.start("our", "work", "default", "10"))
+        self.ours.append(self.processes.start("our", "work", "default", "10"))
 
     def kill_one_of_ours(self) -> None:
         """Kill the older one while it holds jobs, and start another in its place."""
@@ -99,11 +99,11 @@ class Trial:
         through, and its worker drains and ends: rare, and not our doing.
         """
         for ended in [each for each in self.theirs if each.poll() is not None]:
-            told = self.fleet.complaints(ended)
+            told = self.processes.complaints(ended)
             assert "procrastinate_jobs_lock_idx_v1" in told, told
             self.raced += 1
             self.theirs.remove(ended)
-            self.theirs.append(self.fleet.start("stock", "work", "default", "10"))
+            self.theirs.append(self.processes.start("stock", "work", "default", "10"))
 
     def has_ended(self) -> bool:
         """Whether every job has; and no process of ours has, but those that were killed."""
@@ -138,9 +138,9 @@ def trial(stock_database: str) -> Iterator[Trial]:
 def test_every_job_ends_and_none_runs_again_without_a_death_of_ours(trial: Trial) -> None:
     held_by_stock = kill_a_stock_worker_that_holds_a_job(trial)
     deferring = [
-        trial.fleet.start(library, "defer", str(JOBS // 2)) for library in ("stock", "our")
+        trial.processes.start(library, "defer", str(JOBS // 2)) for library in ("stock", "our")
     ]
-    trial.theirs += [trial.fleet.start("stock", "work", "default", "10") for _ in range(2)]
+    trial.theirs += [trial.processes.start("stock", "work", "default", "10") for _ in range(2)]
     for _ in range(2):
         trial.start_worker_of_ours()
     # With that of the one that was killed.
@@ -180,7 +180,7 @@ def kill_a_stock_worker_that_holds_a_job(trial: Trial) -> int:
     app = trio_queue.App(connector=trio_queue.PsycopgConnector(conninfo=trial.conninfo))
     with app.open():
         job_id = app.configure_task("until_aborted", queue="apart").defer(number=0)
-    worker = trial.fleet.start("stock", "work", "apart", "1")
+    worker = trial.processes.start("stock", "work", "apart", "1")
     wait_until(lambda: trial.value("SELECT count(*) FROM runs") == 1, "its run", PATIENCE)
     kill(worker)
     trial.connection.execute("TRUNCATE runs")

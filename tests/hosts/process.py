@@ -59,7 +59,7 @@ def add_tasks(app: App, began: asyncio.Event) -> None:
         say("began")
         try:
             await context.wait_shutting_down()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # it takes a while to return
             say("returned")
         except asyncio.CancelledError:
             say("cancelled")

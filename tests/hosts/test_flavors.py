@@ -427,7 +427,7 @@ def test_an_exception_that_nobody_waits_for_is_logged_and_the_worker_lives(
             gc.collect()  # asyncio says so when the task is forgotten
         else:
             asyncio.get_running_loop().call_soon(fail)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the callback fails meanwhile
         saw.append("to its end")
 
     job.defer()

@@ -17,7 +17,7 @@ def test_an_asyncio_task_on_trio(caplog: pytest.LogCaptureFixture) -> None:
 
     @app.task(name="sleepy")
     async def sleepy() -> None:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # which only asyncio's loop can do
 
     async def main() -> None:
         async with app.open_async():
